@@ -1,0 +1,100 @@
+"""Cross-entropy over the vocabulary, in chunks of tokens."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  """What the training loss is made of.
+
+  Attributes:
+    z_loss: weight of log(Z)**2, which keeps the softmax normaliser Z near one.
+    label_smoothing: probability taken from the target and spread over the other tokens.
+    normalization: what the summed loss is divided by: 'tokens', the weights of the batch;
+      'sum', nothing, as T5 was trained; or a number, as T5 checkpoints of Mesh-TensorFlow
+      want it (233472).
+    num_chunks: parts into which the target length is cut, so that the logits of one part
+      exist at a time.
+  """
+
+  z_loss: float = 1e-4
+  label_smoothing: float = 0.0
+  normalization: str | float = 'tokens'
+  num_chunks: int = 16
+
+
+def cross_entropy(logits, targets, *, label_smoothing=0.0, z_loss=0.0):
+  """Softmax cross-entropy with T5X's label smoothing and z-loss.
+
+  With smoothing, the entropy of the smoothed target is subtracted, so that a perfect
+  prediction costs nothing.
+
+  Args:
+    logits: float32 [..., vocab].
+    targets: int [...].
+    label_smoothing: see `LossConfig`.
+    z_loss: see `LossConfig`.
+
+  Returns:
+    (loss with z-loss, the z-loss in it), both float32 [...], in nats.
+  """
+  vocab_size = logits.shape[-1]
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  loss = log_z - target_logit
+  if label_smoothing:
+    confidence = 1.0 - label_smoothing
+    share = label_smoothing / (vocab_size - 1)
+    others = vocab_size * log_z - jnp.sum(logits, axis=-1) - loss
+    entropy = -(confidence * jnp.log(confidence) + label_smoothing * jnp.log(share + 1e-20))
+    loss = confidence * loss + share * others - entropy
+  z_penalty = z_loss * jnp.square(log_z)
+  return loss + z_penalty, z_penalty
+
+
+def chunked_cross_entropy(logits_of, hidden, targets, weights, config):
+  """Sums the weighted cross-entropy without ever holding the logits of all tokens.
+
+  The length is cut into `config.num_chunks` parts; each makes its logits, its loss, and
+  forgets them, and the backward pass makes them once more. The batch axis stays whole,
+  since it is the one that is sharded.
+
+  Args:
+    logits_of: function of hidden states [batch, n, embed]; returns float32 [batch, n, vocab].
+    hidden: [batch, length, embed].
+    targets: int [batch, length].
+    weights: [batch, length]; zero for padding.
+    config: `LossConfig`.
+
+  Returns:
+    dict of float32 sums over all tokens: 'loss' (with z-loss), 'z_loss', 'correct' (targets
+    with the highest logit), 'weight'.
+  """
+  length = hidden.shape[1]
+  chunk_length = -(-length // max(1, min(config.num_chunks, length)))
+  num_chunks = -(-length // chunk_length)
+
+  def cut(x):
+    padding = [(0, 0)] * x.ndim
+    padding[1] = (0, num_chunks * chunk_length - length)
+    x = jnp.pad(x, padding).reshape(x.shape[0], num_chunks, chunk_length, *x.shape[2:])
+    return jnp.moveaxis(x, 1, 0)
+
+  @jax.checkpoint
+  def add_chunk(sums, chunk):
+    hidden, targets, weights = chunk
+    logits = logits_of(hidden)
+    loss, z_penalty = cross_entropy(
+      logits, targets, label_smoothing=config.label_smoothing, z_loss=config.z_loss
+    )
+    correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
+    added = {'loss': loss, 'z_loss': z_penalty, 'correct': correct, 'weight': 1.0}
+    return {name: sums[name] + jnp.sum(added[name] * weights) for name in sums}, None
+
+  sums = dict.fromkeys(('loss', 'z_loss', 'correct', 'weight'), jnp.float32(0))
+  chunks = (cut(hidden), cut(targets), cut(weights.astype(jnp.float32)))
+  sums, _ = jax.lax.scan(add_chunk, sums, chunks)
+  return sums

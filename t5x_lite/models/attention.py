@@ -1,0 +1,152 @@
+"""Multi-head attention, its masks, and its key/value cache."""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from t5x_lite.models import layers
+
+# Large enough to vanish in the softmax, small enough that a row masked everywhere stays finite.
+MASKED_LOGIT = -1e10
+
+
+def padding_mask(query_valid, key_valid):
+  """Returns [batch, 1, query, key] bool: both the query [batch, query] and the key are valid."""
+  return query_valid[:, None, :, None] & key_valid[:, None, None, :]
+
+
+def segment_mask(query_segments, key_segments):
+  """Returns [batch, 1, query, key] bool: both belong to the same example of a packed row."""
+  return query_segments[:, None, :, None] == key_segments[:, None, None, :]
+
+
+def causal_mask(length):
+  """Returns [1, 1, length, length] bool: the key does not lie ahead of the query."""
+  position = jnp.arange(length)
+  return (position[:, None] >= position[None, :])[None, None]
+
+
+def dot_product_attention(query, key, value, *, bias=None, mask=None, dropout=None, dtype):
+  """Attends from each query position to every key position.
+
+  T5 folds 1/sqrt(head_dim) into the query initializer, so the logits are not scaled here.
+  Logits and softmax are float32.
+
+  Args:
+    query: [batch, query_length, heads, head_dim].
+    key: [batch, key_length, heads, head_dim].
+    value: of the key's shape.
+    bias: additive, broadcastable to [batch, heads, query_length, key_length].
+    mask: True where attention is allowed, broadcastable likewise.
+    dropout: function of the attention weights, or None.
+    dtype: of the returned values.
+
+  Returns:
+    [batch, query_length, heads, head_dim], in `dtype`.
+  """
+  logits = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
+  if bias is not None:
+    logits += bias
+  if mask is not None:
+    logits = jnp.where(mask, logits, MASKED_LOGIT)
+  weights = jax.nn.softmax(logits, axis=-1).astype(dtype)
+  if dropout is not None:
+    weights = dropout(weights)
+  return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
+
+
+@flax.struct.dataclass
+class KeyValues:
+  """Keys and values of some positions, both [batch, length, heads, head_dim]."""
+
+  key: jax.Array
+  value: jax.Array
+
+
+class MultiHeadAttention(nn.Module):
+  """Projects to heads, attends, projects back. Kernels are two-dimensional, as in T5X.
+
+  Attributes:
+    num_heads: heads.
+    head_dim: width of one head.
+    emb_dim: width of the input and of the output.
+    dropout_rate: of the attention weights; one mask for all queries.
+    dtype: of the computation.
+  """
+
+  num_heads: int
+  head_dim: int
+  emb_dim: int
+  dropout_rate: float
+  dtype: Any
+
+  def setup(self):
+    def projection(init):
+      joined = self.num_heads * self.head_dim
+      return layers.Dense(joined, ('embed', 'joined_kv'), init, self.dtype)
+
+    def query_init(*args):
+      return layers.FAN_IN_NORMAL(*args) / self.head_dim**0.5
+
+    self.query = projection(query_init)
+    self.key = projection(layers.FAN_IN_NORMAL)
+    self.value = projection(layers.FAN_IN_NORMAL)
+    self.out = layers.Dense(
+      self.emb_dim, ('joined_kv', 'embed'), layers.FAN_IN_NORMAL, self.dtype
+    )
+    self.dropout = layers.Dropout(self.dropout_rate)
+
+  def _split_heads(self, x):
+    """[batch, length, heads * head_dim] -> [batch, length, heads, head_dim]."""
+    x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
+    return nn.with_logical_constraint(x, ('batch', 'length', 'heads', 'kv'))
+
+  def project_keys_values(self, x):
+    """Returns the `KeyValues` of x [batch, length, embed]."""
+    return KeyValues(self._split_heads(self.key(x)), self._split_heads(self.value(x)))
+
+  def attend(self, x, keys_values, *, bias=None, mask=None):
+    """Attends from x [batch, query_length, embed] to projected keys and values.
+
+    Returns:
+      [batch, query_length, embed].
+    """
+    query = self._split_heads(self.query(x))
+    context = dot_product_attention(
+      query,
+      keys_values.key,
+      keys_values.value,
+      bias=bias,
+      mask=mask,
+      dropout=self.dropout,
+      dtype=self.dtype,
+    )
+    return self.out(context.reshape(*context.shape[:-2], self.num_heads * self.head_dim))
+
+  def __call__(self, x, source, *, bias=None, mask=None):
+    """Attends from x [batch, query_length, embed] to source [batch, key_length, embed]."""
+    return self.attend(x, self.project_keys_values(source), bias=bias, mask=mask)
+
+  def attend_cached(self, x, cache, index, *, bias=None, mask=None):
+    """Writes one position's key and value into the cache and attends to it.
+
+    Args:
+      x: [batch, 1, embed], the token at position `index`.
+      cache: `KeyValues` with room for max_length positions.
+      index: int scalar, the position.
+      bias: broadcastable to [batch, heads, 1, max_length].
+      mask: likewise; it must hide the positions after `index`.
+
+    Returns:
+      ([batch, 1, embed], the cache with position `index` written).
+    """
+    new = self.project_keys_values(x)
+
+    def write(cached, update):
+      return jax.lax.dynamic_update_slice_in_dim(cached, update.astype(cached.dtype), index, 1)
+
+    cache = jax.tree.map(write, cache, new)
+    return self.attend(x, cache, bias=bias, mask=mask), cache

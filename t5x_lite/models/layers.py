@@ -1,0 +1,155 @@
+"""The parts of a block that are not attention: linear maps, norm, feed-forward, embedding."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+ACTIVATIONS = {
+  'gelu': lambda x: jax.nn.gelu(x, approximate=True),
+  'linear': lambda x: x,
+  'relu': jax.nn.relu,
+  'silu': jax.nn.silu,
+}
+
+FAN_IN_NORMAL = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
+FAN_IN_TRUNCATED_NORMAL = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
+
+
+class Dense(nn.Module):
+  """A linear map of the last axis, without bias.
+
+  Attributes:
+    features: size of the output axis.
+    kernel_axes: logical names of the kernel's two axes.
+    kernel_init: initializer of the kernel.
+    dtype: of the multiplication and of the output.
+  """
+
+  features: int
+  kernel_axes: tuple[str, str]
+  kernel_init: Callable[..., jax.Array]
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps [..., inputs] to [..., features]."""
+    init = nn.with_logical_partitioning(self.kernel_init, self.kernel_axes)
+    kernel = self.param('kernel', init, (x.shape[-1], self.features), jnp.float32)
+    return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
+class RMSNorm(nn.Module):
+  """Scales to unit root mean square (Zhang and Sennrich 2019): no mean, no bias.
+
+  The statistics are float32 whatever the dtype.
+  """
+
+  dtype: Any
+  epsilon: float = 1e-6
+
+  @nn.compact
+  def __call__(self, x):
+    """Normalizes [..., embed]."""
+    init = nn.with_logical_partitioning(nn.initializers.ones, ('embed',))
+    scale = self.param('scale', init, (x.shape[-1],), jnp.float32)
+    x = x.astype(jnp.float32)
+    mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+    normalized = (x * jax.lax.rsqrt(mean_square + self.epsilon)).astype(self.dtype)
+    return normalized * scale.astype(self.dtype)
+
+
+class Dropout(nn.Module):
+  """Dropout that acts only where a 'dropout' key is given, as in training.
+
+  Attributes:
+    rate: share of elements set to zero.
+    broadcast_length: draw one mask for all positions of a sequence, as T5 does in its
+      residual stream.
+  """
+
+  rate: float
+  broadcast_length: bool = True
+
+  @nn.compact
+  def __call__(self, x):
+    """Drops elements of [..., length, features]."""
+    broadcast_dims = (-2,) if self.broadcast_length else ()
+    return nn.Dropout(self.rate, broadcast_dims)(x, deterministic=not self.has_rng('dropout'))
+
+
+class MLP(nn.Module):
+  """The feed-forward layer; with several activations a gated one (Shazeer 2020).
+
+  One activation has the parameters `wi` and `wo`, several have `wi_0`, `wi_1`, ... and `wo`.
+  """
+
+  mlp_dim: int
+  activations: Sequence[str]
+  dropout_rate: float
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps [batch, length, embed] to the same shape."""
+    embed = x.shape[-1]
+    gates = []
+    for i, activation in enumerate(self.activations):
+      name = 'wi' if len(self.activations) == 1 else f'wi_{i}'
+      projected = Dense(
+        self.mlp_dim, ('embed', 'mlp'), FAN_IN_TRUNCATED_NORMAL, self.dtype, name=name
+      )(x)
+      gates.append(ACTIVATIONS[activation](projected))
+    hidden = gates[0]
+    for gate in gates[1:]:
+      hidden = hidden * gate
+    hidden = Dropout(self.dropout_rate)(hidden)
+    # [batch, length, mlp]
+    hidden = nn.with_logical_constraint(hidden, ('batch', 'length', 'mlp'))
+    return Dense(embed, ('mlp', 'embed'), FAN_IN_TRUNCATED_NORMAL, self.dtype, name='wo')(hidden)
+
+
+class Embed(nn.Module):
+  """The token embedding, which both stacks and, when tied, the logits share.
+
+  The rows are not scaled by sqrt(embed), unlike Vaswani et al. 2017.
+  """
+
+  vocab_size: int
+  emb_dim: int
+  dtype: Any
+
+  def setup(self):
+    init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ('vocab', 'embed'))
+    self.embedding = self.param(
+      'embedding', init, (self.vocab_size, self.emb_dim), jnp.float32
+    )
+
+  def __call__(self, tokens):
+    """Looks up tokens [batch, length]; returns [batch, length, embed]."""
+    return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
+
+  def attend(self, x):
+    """Returns the float32 logits [..., vocab] of x [..., embed] against every row, scaled."""
+    x = x.astype(self.dtype)
+    embedding = self.embedding.astype(self.dtype)
+    logits = jnp.einsum('...e,ve->...v', x, embedding, preferred_element_type=jnp.float32)
+    return logits * self.emb_dim**-0.5
+
+
+class OutputLogits(nn.Module):
+  """The untied output matrix of T5 1.1: operands in `dtype`, float32 logits."""
+
+  vocab_size: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x):
+    """Maps [..., embed] to float32 [..., vocab]."""
+    init = nn.with_logical_partitioning(FAN_IN_TRUNCATED_NORMAL, ('embed', 'vocab'))
+    kernel = self.param('kernel', init, (x.shape[-1], self.vocab_size), jnp.float32)
+    return jnp.dot(
+      x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=jnp.float32
+    )
