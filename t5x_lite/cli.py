@@ -1,0 +1,243 @@
+"""`t5x-lite COMMAND`: flags and gin, then one call of the command's `run`.
+
+Nothing that takes time is imported before the arguments are known to be right: not jax, not
+TensorFlow, not gin. A module of `t5x_lite.commands` has
+
+  HELP: one line for the list of commands.
+  add_arguments(parser): its flags.
+  run(args): does it; what it returns, if anything, is the exit status.
+
+and, where gin configures it,
+
+  USES_GIN = True
+  DEFAULT_GIN_FILES: names of gin files that are parsed before the user's.
+"""
+
+import argparse
+import difflib
+import importlib
+import os
+import pathlib
+import re
+import sys
+
+import t5x_lite
+from t5x_lite import errors
+
+COMMANDS = ('train', 'eval', 'infer', 'tasks', 'vocab', 'bench')
+
+_GIN_USAGE = """\
+gin:
+  --gin.NAME=VALUE sets a macro, such as TRAIN_STEPS, or a parameter, such as
+  optimizers.adafactor.decay_rate. Strings need no quotes of their own:
+
+    --gin.MODEL_DIR=/tmp/run --gin.TRAIN_STEPS=1000
+    --gin.TASK_FEATURE_LENGTHS="{'inputs': 128, 'targets': 32}"
+    --gin.OPTIMIZER=@optax.lion
+"""
+
+
+def main(argv=None):
+  """Runs one command and returns the exit status: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+  try:
+    status = _run(sys.argv[1:] if argv is None else list(argv))
+    sys.stdout.flush()  # A closed pipe shows up here, and not while Python exits.
+    return status or 0
+  except errors.UserError as error:
+    print('t5x-lite: error:', ' '.join(str(error).split('\n')), file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print('t5x-lite: interrupted', file=sys.stderr)
+    return 130
+  except BrokenPipeError:
+    return _stop_writing()
+
+
+def _run(argv):
+  args, overrides = _parse_arguments(argv)
+  _set_environment(os.environ)
+  _import_modules(args.module)
+  if args.uses_gin:
+    from t5x_lite import configuration  # Imports gin, which `--help` does not need.
+
+    gin_files = (*args.default_gin_files, *args.gin_file)
+    configuration.parse(gin_files, overrides, args.gin_search_paths)
+  return args.run(args)
+
+
+# Arguments.
+
+
+def _parse_arguments(argv):
+  """Returns the parsed flags and the gin overrides, 'NAME=VALUE' each."""
+  parser = _Parser(
+    prog='t5x-lite',
+    description='Train, fine-tune, evaluate and query T5 models.',
+    epilog='`t5x-lite COMMAND --help` lists the flags of a command.',
+    allow_abbrev=False,
+  )
+  parser.add_argument('--version', action='version', version=f't5x-lite {t5x_lite.__version__}')
+  subparsers = parser.add_subparsers(
+    title='commands', metavar='COMMAND', required=True, parser_class=_Parser
+  )
+  for name in COMMANDS:
+    _add_command(subparsers, name, importlib.import_module(f't5x_lite.commands.{name}'))
+  argv, overrides = _take_overrides(argv)
+  args = parser.parse_args(argv)
+  if overrides and not args.uses_gin:
+    raise errors.UserError(f'--gin.{overrides[0]}: this command takes no gin flags')
+  return args, overrides
+
+
+def _add_command(subparsers, name, command):
+  uses_gin = getattr(command, 'USES_GIN', False)
+  default_gin_files = getattr(command, 'DEFAULT_GIN_FILES', ())
+  parser = subparsers.add_parser(
+    name,
+    help=command.HELP,
+    description=command.HELP,
+    epilog=_GIN_USAGE if uses_gin else None,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  command.add_arguments(parser)
+  parser.add_argument(
+    '--module',
+    action='append',
+    default=[],
+    metavar='NAME',
+    help='Python module (my.tasks) or file (my_tasks.py) to import first, for the tasks that it '
+    'registers; the working directory is searched too; may be repeated',
+  )
+  parser.set_defaults(
+    run=command.run,
+    uses_gin=uses_gin,
+    default_gin_files=default_gin_files,
+  )
+  if uses_gin:
+    _add_gin_arguments(parser, default_gin_files)
+
+
+def _add_gin_arguments(parser, default_gin_files):
+  group = parser.add_argument_group('gin flags')
+  after = f', parsed after {" and ".join(default_gin_files)}' if default_gin_files else ''
+  group.add_argument(
+    '--gin_file',
+    action='append',
+    default=[],
+    metavar='FILE',
+    help='gin file, searched for in the working directory, --gin_search_paths and among the '
+    f'installed ones (models/t5_1_1_small.gin){after}; may be repeated, later ones win',
+  )
+  group.add_argument(
+    '--gin_search_paths',
+    type=lambda text: [path for path in text.split(',') if path],
+    default=[],
+    metavar='DIR,...',
+    help='folders to search for gin files',
+  )
+  group.add_argument(
+    '--gin.NAME',
+    dest='gin_override',  # Only for the help; `_take_overrides` takes them.
+    metavar='VALUE',
+    help='set a gin macro or parameter; wins over the files',
+  )
+
+
+def _take_overrides(argv):
+  """Splits `--gin.NAME=VALUE` and `--gin.NAME VALUE` from the other arguments."""
+  rest, overrides = [], []
+  arguments = iter(argv)
+  for argument in arguments:
+    if not argument.startswith('--gin.'):
+      rest.append(argument)
+      continue
+    override = argument.removeprefix('--gin.')
+    if '=' not in override:
+      value = next(arguments, None)
+      if value is None or value.startswith('--'):
+        raise errors.UserError(f'{argument} needs a value: {argument}=VALUE')
+      override = f'{override}={value}'
+    overrides.append(override)
+  return rest, overrides
+
+
+class _Parser(argparse.ArgumentParser):
+  """Reports what is wrong in one line, with the flag or command that may have been meant."""
+
+  def error(self, message):
+    flag = re.search(r'unrecognized arguments: (-[^\s=]*)', message)
+    choice = re.search(r"invalid choice: '([^']*)'", message)
+    near = ''
+    if flag:
+      near = _nearest(flag[1], self._all_flags())
+    elif choice:
+      near = _nearest(choice[1], COMMANDS)
+      message = re.sub(r'^argument COMMAND: invalid choice: (\S+) .*', r'no command \1', message)
+    raise errors.UserError(f'{message}{near} (see {self.prog} --help)')
+
+  def _all_flags(self):
+    """Returns the flags of this parser and of all its commands."""
+    flags = list(self._option_string_actions)
+    for action in self._actions:
+      if isinstance(action, argparse._SubParsersAction):
+        for parser in action.choices.values():
+          flags += parser._all_flags()
+    return flags
+
+
+def _nearest(name, names):
+  near = difflib.get_close_matches(name, sorted(set(names)), n=1, cutoff=0.6)
+  return f'; did you mean {near[0]}?' if near else ''
+
+
+# The process.
+
+
+def _set_environment(environment):
+  """Sets what jax and TensorFlow read when they are imported, where the user has not.
+
+  The compilation cache is set here, and not through `jax.config`, so that a command which never
+  imports jax pays nothing for it.
+  """
+  environment.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+  environment.setdefault('GRPC_VERBOSITY', 'ERROR')
+  environment.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache_folder(environment) / 'jax'))
+  environment.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
+
+
+def cache_folder(environment=os.environ) -> pathlib.Path:
+  """Returns the folder for what can be made again: $T5X_LITE_CACHE, or one in the user's cache."""
+  if environment.get('T5X_LITE_CACHE'):
+    return pathlib.Path(environment['T5X_LITE_CACHE']).expanduser()
+  user_cache = environment.get('XDG_CACHE_HOME') or '~/.cache'
+  return pathlib.Path(user_cache).expanduser() / 't5x_lite'
+
+
+def _import_modules(names):
+  """Imports the modules, or Python files, that the user named."""
+  if '' not in sys.path and os.getcwd() not in sys.path:
+    sys.path.insert(0, os.getcwd())  # A console script has the script's folder there instead.
+  for name in names:
+    path = pathlib.Path(name).expanduser()
+    if path.suffix == '.py':
+      if not path.is_file():
+        raise errors.UserError(f'--module={name}: there is no such file')
+      sys.path.insert(0, str(path.parent.absolute()))
+      name = path.stem
+    try:
+      importlib.import_module(name)
+    except ModuleNotFoundError as error:
+      raise errors.UserError(
+        f'--module={name}: {error}; it is searched for in {os.getcwd()} and on PYTHONPATH'
+      ) from error
+
+
+def _stop_writing():
+  """Ends quietly when the reader of our output has gone, as in `t5x-lite tasks | head`."""
+  try:
+    sys.stdout.flush()
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141  # 128 + SIGPIPE, as the shell would report it.
+  raise  # Some other pipe broke, and that is no matter for silence.
