@@ -12,8 +12,6 @@ This module and nothing else imports gin. It uses parts of `gin.config` that are
 setup.cfg holds gin-config to the release they were read in.
 """
 
-import collections
-import collections.abc
 import contextlib
 import difflib
 import functools
@@ -26,6 +24,7 @@ import re
 import tokenize
 import types
 import typing
+from collections import abc
 
 import gin
 from gin import config as gin_config
@@ -35,6 +34,8 @@ from t5x_lite import errors
 
 _OVERRIDE = re.compile(r'(?:\w+/)*[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*')
 _MACRO = 'gin.macro'
+# A string is a sequence of strings, but never the one that was meant.
+_NOT_FOR_STRINGS = (abc.Sequence, abc.Iterable, abc.Collection)
 _NOWHERE = config_parser.Location(None, 0, None, '')
 _DYNAMIC_REGISTRATION = config_parser.ImportStatement(
   '__gin__.dynamic_registration', True, None, _NOWHERE
@@ -171,7 +172,7 @@ class _Names(gin_config.ParseContext):
     super().__init__()
     self._import_paths = import_paths
     self._enable_dynamic_registration()
-    for statement in imports:
+    for statement in sorted(imports, key=lambda statement: statement.module):
       if statement.module != _DYNAMIC_REGISTRATION.module:
         self.process_import(statement)
 
@@ -180,6 +181,7 @@ class _Names(gin_config.ParseContext):
     if callable(value):
       return super().get_configurable(selector)
     matches = gin_config._REGISTRY.matching_selectors(selector)
+    matches = [match for match in matches if not match.startswith('gin.')]  # gin.constant, ...
     if len(matches) == 1:
       return gin_config._REGISTRY[matches[0]]
     if matches:
@@ -225,10 +227,8 @@ class _Names(gin_config.ParseContext):
       return f'{selector}: {parent.__name__} has no {name}{_nearest(name, names)}'
     known = {_short(name) for name, _ in gin_config._REGISTRY.items()}
     known |= {name.rpartition('.')[2] for name in known}
-    return (
-      f'{selector} is neither imported nor named in a gin file'
-      f'{_nearest(selector, {*known, *self._symbol_table})}'
-    )
+    near = _nearest(selector, {*known, *self._symbol_table})
+    return f'{selector} is neither imported nor named in a gin file{near}'
 
 
 @contextlib.contextmanager
@@ -244,7 +244,7 @@ def _parse_file(path, search_paths, including):
   """Parses one gin file; `including` are the paths of the files that led here."""
   if path in including:
     raise errors.UserError(f'{path} includes itself')
-  parser, line = None, 1
+  parser, line = None, None
   try:
     with open(path, encoding='utf-8') as file, _names_in_scope(_Names()) as names:
       parser = config_parser.ConfigParser(file, gin_config.ParserDelegate())
@@ -268,10 +268,8 @@ def _parse_file(path, search_paths, including):
     # A reference is looked up while the statement is being read, before its line is known.
     line = line or parser.current_token.start[0]
     raise errors.UserError(f'{path}:{line}: {_first_line(error)}') from error
-  except OSError as error:
-    raise errors.UserError(f'cannot read gin file {path}: {error.strerror}') from error
-  except UnicodeDecodeError as error:
-    raise errors.UserError(f'gin file {path} is not text in UTF-8: {error}') from error
+  except (OSError, UnicodeDecodeError) as error:
+    raise errors.UserError(f'cannot read gin file {path}: {error}') from error
 
 
 def _syntax_error(error):
@@ -286,7 +284,7 @@ def _syntax_error(error):
 def _import(names, statement):
   try:
     names.process_import(statement)
-  except ImportError as error:
+  except (ImportError, SyntaxError) as error:
     raise errors.UserError(f'cannot run `{statement.format()}`: {error}') from error
 
 
@@ -297,9 +295,10 @@ def _bind(scope, selector, parameter, value):
     gin_config._CONFIG.setdefault((scope, selector), {})[parameter] = value
     return _Binding(scope, selector, parameter)
   configurable = gin_config._parse_context().get_configurable(selector)
-  names, takes_any = _parameters(configurable.wrapped)
-  if parameter not in names and not takes_any:
-    near = _nearest(parameter, names) or f'; it has {", ".join(names)}'
+  signature = _signature(configurable.wrapped)
+  takes_any = any(each.kind is each.VAR_KEYWORD for each in signature.values())
+  if parameter not in signature and not takes_any:
+    near = _nearest(parameter, signature) or f'; it has {", ".join(signature)}'
     raise errors.UserError(f'{selector} has no parameter {parameter}{near}')
   gin_config._CONFIG.setdefault((scope, configurable.selector), {})[parameter] = value
   return _Binding(scope, configurable.selector, parameter)
@@ -365,9 +364,9 @@ def _walk(main, given):
   unset, types_wanted, seen = {}, {}, set()
 
   def visit(configurable, scopes, called, given):
-    if (configurable.selector, scopes) in seen:
+    if (configurable.selector, scopes, called) in seen:
       return
-    seen.add((configurable.selector, scopes))
+    seen.add((configurable.selector, scopes, called))
     bindings = {}
     for end in range(len(scopes) + 1):  # Inner scopes win.
       scope = '/'.join(scopes[:end])
@@ -390,7 +389,7 @@ def _walk(main, given):
       if name in signature:
         types_wanted[binding] = signature[name].annotation
       for reference in gin_config.iterate_references([value]):
-        if _is_required(reference):
+        if reference.scopes == ['gin.REQUIRED']:
           unset[binding.flag] = None
         else:
           inner = tuple(reference.scopes) or scopes
@@ -416,8 +415,10 @@ def _check_type(binding, annotation):
   key, value = binding, gin_config._CONFIG[binding.scope, binding.selector][binding.parameter]
   while isinstance(value, gin_config.ConfigurableReference):
     key = _Binding('/'.join(value.scopes), _MACRO, 'value')
-    if not _is_macro(value) or (key.scope, _MACRO) not in gin_config._CONFIG:
+    if value.configurable.selector != _MACRO or (key.scope, _MACRO) not in gin_config._CONFIG:
       return
+    if value is gin_config._CONFIG[key.scope, _MACRO]['value']:
+      raise errors.UserError(f'{key.flag} refers to itself')
     value = gin_config._CONFIG[key.scope, _MACRO]['value']
   if _accepts(annotation, value):
     return
@@ -453,24 +454,12 @@ def _accepts(annotation, value):
     return False
   if kind is float:
     return isinstance(value, (int, float))
-  if isinstance(value, str) and kind in (
-    collections.abc.Sequence,
-    collections.abc.Iterable,
-    collections.abc.Collection,
-  ):
+  if isinstance(value, str) and kind in _NOT_FOR_STRINGS:
     return False
   return isinstance(value, kind)
 
 
 # Small matters.
-
-
-def _is_required(reference):
-  return reference.scopes == ['gin.REQUIRED']
-
-
-def _is_macro(reference):
-  return reference.configurable.selector == _MACRO and reference.evaluate
 
 
 def _signature(function):
@@ -480,16 +469,6 @@ def _signature(function):
   except Exception:  # A name in a string annotation may exist for type checkers only.
     signature = dict(inspect.signature(function).parameters)
     return {k: p.replace(annotation=p.empty) for k, p in signature.items()}
-
-
-def _parameters(function):
-  """Returns the names of the parameters that can be bound, and whether any name can."""
-  named, takes_any = [], False
-  for name, parameter in _signature(function).items():
-    takes_any |= parameter.kind is parameter.VAR_KEYWORD
-    if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-      named.append(name)
-  return named, takes_any
 
 
 def _without_gin_wrapping(error):

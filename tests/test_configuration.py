@@ -1,0 +1,360 @@
+"""Tests of t5x_lite/configuration.py and of the gin files that describe models.
+
+Gin imports this file as the module `test_configuration`, to configure the functions below.
+"""
+
+import dataclasses
+import textwrap
+import typing
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+import pytest
+import test_configuration as this_module
+
+from t5x_lite import configuration, errors
+from t5x_lite.models import config, encoder_decoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  width: int
+  depth: int = 2
+  kind: typing.Literal['wide', 'deep'] = 'deep'
+
+
+def constant(value: float = 1.0):
+  return value
+
+
+def momentum(learning_rate, decay: float = 0.9):
+  return learning_rate, decay
+
+
+def train(
+  shape: Shape,
+  model_dir: str,
+  train_steps: int,
+  optimizer: Callable | None = None,
+  rate: float = 1.0,
+  lengths: Mapping[str, int] | None = None,
+  seed: int | None = 0,
+):
+  arguments = dict(locals())
+  if optimizer:
+    arguments['optimizer'] = optimizer(rate)
+  return arguments
+
+
+def fail(message: str):
+  raise errors.UserError(message)
+
+
+def describe(model: config.T5Config):
+  return model
+
+
+RUN = """
+  from __gin__ import dynamic_registration
+  import test_configuration
+
+  SHAPE = @test_configuration.Shape()
+  TRAIN_STEPS = %gin.REQUIRED
+  OPTIMIZER = @test_configuration.momentum
+
+  test_configuration.Shape.width = 4
+  test_configuration.train:
+    shape = %SHAPE
+    model_dir = %MODEL_DIR
+    train_steps = %TRAIN_STEPS
+    optimizer = %OPTIMIZER
+    rate = @test_configuration.constant()
+"""
+
+
+@pytest.fixture
+def gin_file(tmp_path, monkeypatch):
+  """A function that writes a gin file into the working directory and returns its name."""
+  monkeypatch.chdir(tmp_path)
+
+  def write(text, name='run.gin'):
+    (tmp_path / name).write_text(textwrap.dedent(text))
+    return name
+
+  return write
+
+
+@pytest.fixture
+def run(gin_file):
+  """A function that trains with overrides, laid over two that RUN needs."""
+  name = gin_file(RUN)
+
+  def configure_and_call(*overrides):
+    configuration.parse([name], ['MODEL_DIR=/tmp/x', 'TRAIN_STEPS=5', *overrides])
+    return configuration.configured(this_module.train)()
+
+  return configure_and_call
+
+
+def message_of(function, *args):
+  with pytest.raises(errors.UserError) as caught:
+    function(*args)
+  message = str(caught.value)
+  assert '\n' not in message
+  return message
+
+
+def test_references_give_instances_of_the_original_classes(run):
+  arguments = run()
+  assert type(arguments['shape']) is Shape
+  assert arguments['shape'] == Shape(width=4)
+  assert arguments['optimizer'] == (1.0, 0.9)
+
+
+@pytest.mark.parametrize(
+  ('text', 'value'),
+  [
+    ('/tmp/run', '/tmp/run'),
+    ('gs://bucket/a=b', 'gs://bucket/a=b'),
+    ('3b', '3b'),
+    ('1/2', '1/2'),
+    ("it's", "it's"),
+    ('two words', 'two words'),
+    ("'quoted'", 'quoted'),
+    ('"quoted"', 'quoted'),
+    ('2024', '2024'),
+    ('', ''),
+  ],
+)
+def test_a_string_needs_no_quotes(run, text, value):
+  assert run(f'MODEL_DIR={text}')['model_dir'] == value
+
+
+@pytest.mark.parametrize(
+  ('override', 'name', 'value'),
+  [
+    ('test_configuration.train.rate=-1e-3', 'rate', -1e-3),
+    ('train.rate=2', 'rate', 2),
+    ('train.seed=None', 'seed', None),
+    ("train.lengths={'inputs': 128, 'targets': 32}", 'lengths', {'inputs': 128, 'targets': 32}),
+    ('train.rate=%LEARNING_RATE', 'rate', 0.5),
+    ('constant.value=3.0', 'rate', 3.0),
+    ('Shape.kind=wide', 'shape', Shape(4, 2, 'wide')),
+    ('momentum.decay=0.8', 'optimizer', (1.0, 0.8)),
+    ('OPTIMIZER=@constant', 'optimizer', 1.0),
+    ('OPTIMIZER=@operator.neg', 'optimizer', -1.0),
+    ('OPTIMIZER=None', 'optimizer', None),
+  ],
+)
+def test_overrides_take_values_references_and_macros(run, override, name, value):
+  extra = ['LEARNING_RATE=0.5'] if '%' in override else []
+  assert run(override, *extra)[name] == value
+
+
+@pytest.mark.parametrize(
+  ('override', 'message'),
+  [
+    ('TRAIN_STEP=5', 'does not use this macro; did you mean TRAIN_STEPS?'),
+    ('train.train_step=5', 'train has no parameter train_step; did you mean train_steps?'),
+    ('Shape.height=5', 'Shape has no parameter height; it has width, depth, kind'),
+    ('Shap.width=5', 'did you mean'),
+    ('test_configuration.momentun.decay=0.5', 'did you mean momentum'),
+    ('OPTIMIZER=@test_configuration.adam', 'test_configuration has no adam'),
+    ('OPTIMIZER=@test_configuration', 'is a module, not a function or class'),
+    ('test_configuration.fail.message=x', 'has no effect: test_configuration.train'),
+    ('TRAIN_STEPS=abc', "TRAIN_STEPS='abc' for test_configuration.train.train_steps: int"),
+    ('TRAIN_STEPS=1e3', 'TRAIN_STEPS=1000.0 for test_configuration.train.train_steps: int'),
+    ('TRAIN_STEPS=True', 'int is wanted'),
+    ('Shape.kind=tall', "Literal['wide', 'deep'] is wanted"),
+    ('SHAPE=small', "SHAPE='small' for test_configuration.train.shape: Shape is wanted"),
+    ('train.lengths=inputs:128', 'Mapping[str, int] | None is wanted'),
+    ("train.lengths={'inputs': 128", 'is not a value in gin'),
+    ('MODEL_DIR=%ROOT', 'ROOT is not set; pass --gin.ROOT=...'),
+    ('MODEL_DIR=%MODEL_DIR', 'MODEL_DIR refers to itself'),
+    ('SHAPE=@operator.neg()', 'operator.neg.a is not set'),
+    ('=5', 'expected --gin.NAME=VALUE'),
+    ('TRAIN STEPS=5', 'expected --gin.NAME=VALUE'),
+    ('TRAIN_STEPS', 'expected --gin.NAME=VALUE'),
+  ],
+)
+def test_a_mistake_on_the_command_line_is_named_in_one_line(run, override, message):
+  assert message in message_of(run, override)
+
+
+def test_all_unset_macros_are_named_with_their_flags(gin_file):
+  configuration.parse([gin_file(RUN)])
+  assert message_of(configuration.configured(this_module.train)) == (
+    'MODEL_DIR, TRAIN_STEPS are not set; pass --gin.MODEL_DIR=... --gin.TRAIN_STEPS=...'
+  )
+
+
+def test_a_parameter_that_no_file_sets_is_named():
+  configuration.parse([])
+  assert 'test_configuration.train.shape' in message_of(configuration.configured(this_module.train))
+
+
+def test_the_caller_may_give_arguments_that_gin_does_not():
+  configuration.parse([])
+  call = configuration.configured(this_module.train)
+  assert call(Shape(3), model_dir='x', train_steps=1)['shape'] == Shape(3)
+
+
+@pytest.mark.parametrize(
+  ('line', 'message'),
+  [
+    ('X = {1: 2', 'run.gin:'),
+    ('X = ', 'run.gin:4: '),
+    ('X = foo', 'run.gin:4: '),
+    ('X 3', "run.gin:4: Couldn't parse statement, expected ':' or '='. in `X 3`"),
+    ('momentum.dekay = 3', 'run.gin:4: momentum has no parameter dekay; did you mean decay?'),
+    ('X = @test_configuration.momentun', 'run.gin:4: '),
+    ('import no_such_module', 'run.gin:4: cannot run `import no_such_module`'),
+    ('from t5x_lite import no_such', 'run.gin:4: cannot run `from t5x_lite import no_such`'),
+    ("include 'no_such.gin'", 'run.gin:4: no gin file no_such.gin'),
+    ("include 'run.gin'", 'run.gin:4: run.gin includes itself'),
+  ],
+)
+def test_a_mistake_in_a_file_is_named_with_its_line(gin_file, line, message):
+  name = gin_file(
+    f'from __gin__ import dynamic_registration\nimport test_configuration\n\n{line}\n'
+  )
+  configuration.parse([])
+  assert message in message_of(configuration.parse, [name])
+
+
+def test_a_module_that_does_not_compile_is_named(gin_file, tmp_path, monkeypatch):
+  monkeypatch.syspath_prepend(tmp_path)
+  (tmp_path / 'does_not_compile.py').write_text('def f(:\n')
+  message = message_of(configuration.parse, [gin_file('import does_not_compile\n')])
+  assert 'run.gin:1: cannot run' in message
+  assert 'does_not_compile.py, line 1' in message
+
+
+def test_a_missing_file_says_where_it_was_sought_and_what_there_is(tmp_path):
+  message = message_of(configuration.parse, ['models/t5_1_1_smal.gin'], [], [tmp_path])
+  assert str(tmp_path) in message
+  assert 'did you mean models/t5_1_1_small.gin' in message
+
+
+def test_files_are_found_in_search_paths_and_beside_the_file_that_includes_them(
+  gin_file, tmp_path, monkeypatch
+):
+  folder = tmp_path / 'elsewhere'
+  folder.mkdir()
+  gin_file("include 'shared.gin'\n", 'elsewhere/outer.gin')
+  gin_file(RUN, 'elsewhere/shared.gin')
+  configuration.parse(['outer.gin'], ['MODEL_DIR=x', 'TRAIN_STEPS=1'], [folder])
+  assert configuration.configured(this_module.train)()['train_steps'] == 1
+
+
+def test_the_operative_config_repeats_the_run_and_can_be_changed(run, gin_file):
+  expected = run('constant.value=0.25')
+  text = configuration.operative_config()
+  configuration.parse([gin_file(text, 'operative.gin')])
+  assert configuration.configured(this_module.train)() == expected
+  assert configuration.operative_config() == text
+
+  configuration.parse(['operative.gin'], ['Shape.width=9', 'TRAIN_STEPS=6'])
+  changed = configuration.configured(this_module.train)()
+  assert changed['shape'].width == 9
+  assert changed['train_steps'] == 6
+
+
+def test_the_operative_config_holds_defaults_and_leaves_out_what_is_not_used(run):
+  run('OPTIMIZER=None')
+  text = configuration.operative_config()
+  assert 'test_configuration.train.seed = 0' in text
+  assert 'test_configuration.Shape.depth = 2' in text
+  assert 'momentum' not in text
+
+
+def test_errors_inside_the_function_come_out_as_they_were_raised():
+  configuration.parse([], ['test_configuration.fail.message=broken'])
+  with pytest.raises(errors.UserError) as caught:
+    configuration.configured(this_module.fail)()
+  assert type(caught.value) is errors.UserError
+  assert str(caught.value) == 'broken'
+
+
+def test_errors_inside_a_reference_come_out_as_they_were_raised(gin_file):
+  model = 'test_configuration.describe.model=%MODEL'
+  configuration.parse(['models/t5_1_1_tiny.gin'], [model, 'DROPOUT_RATE=1.5'])
+  assert message_of(configuration.configured(this_module.describe)) == (
+    'T5Config.dropout_rate=1.5 is not in [0, 1)'
+  )
+
+
+# Columns of NUMERICS: d_model, heads, encoder and decoder layers, head_dim, d_ff; and the number
+# of parameters of the published checkpoints.
+PUBLISHED = {
+  't5_1_0_tiny': (8, 4, 2, 2, 3, 16, None),
+  't5_1_0_small': (512, 8, 6, 6, 64, 2048, 60_506_624),
+  't5_1_0_base': (768, 12, 12, 12, 64, 3072, 222_903_552),
+  't5_1_0_large': (1024, 16, 24, 24, 64, 4096, 737_668_096),
+  't5_1_0_3b': (1024, 32, 24, 24, 128, 16384, 2_851_598_336),
+  't5_1_0_11b': (1024, 128, 24, 24, 128, 65536, 11_307_321_344),
+  't5_1_1_tiny': (8, 4, 2, 2, 3, 16, None),
+  't5_1_1_small': (512, 6, 8, 8, 64, 1024, 76_961_152),
+  't5_1_1_base': (768, 12, 12, 12, 64, 2048, 247_577_856),
+  't5_1_1_large': (1024, 16, 24, 24, 64, 2816, 783_150_080),
+  't5_1_1_xl': (2048, 32, 24, 24, 64, 5120, 2_849_757_184),
+  't5_1_1_xxl': (4096, 64, 24, 24, 64, 10240, 11_135_332_352),
+}
+
+
+def model_of(name, *overrides):
+  overrides = ['DROPOUT_RATE=0.1', 'test_configuration.describe.model=%MODEL', *overrides]
+  configuration.parse([f'models/{name}.gin'], overrides)
+  return configuration.configured(this_module.describe)()
+
+
+def test_every_model_file_is_of_a_published_size_or_a_family():
+  names = {name for name in configuration.packaged_gin_files() if name.startswith('models/')}
+  assert names == {f'models/{name}.gin' for name in (*PUBLISHED, 't5_1_0', 't5_1_1')}
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_model_files_give_the_published_sizes(name):
+  emb_dim, num_heads, encoder_layers, decoder_layers, head_dim, mlp_dim, parameters = PUBLISHED[
+    name
+  ]
+  version_1_0 = name.startswith('t5_1_0')
+  model = model_of(name)
+  assert model == config.T5Config(
+    vocab_size=32128,
+    emb_dim=emb_dim,
+    num_heads=num_heads,
+    head_dim=head_dim,
+    mlp_dim=mlp_dim,
+    num_encoder_layers=encoder_layers,
+    num_decoder_layers=decoder_layers,
+    mlp_activations=('relu',) if version_1_0 else ('gelu', 'linear'),
+    logits_via_embedding=version_1_0,
+    dropout_rate=0.1,
+    dtype='bfloat16',
+  )
+  if parameters:
+    assert num_parameters(model) == parameters
+
+
+def num_parameters(model):
+  tokens = np.ones((1, 2), np.int32)
+  batch = dict.fromkeys(
+    ('encoder_input_tokens', 'decoder_input_tokens', 'decoder_target_tokens'), tokens
+  )
+  init = encoder_decoder.T5(model).init
+  shapes = jax.eval_shape(lambda key: init(key, batch), jax.random.key(0))
+  return sum(x.size for x in jax.tree.leaves(shapes))
+
+
+def test_model_macros_and_parameters_can_be_overridden():
+  model = model_of(
+    't5_1_1_tiny',
+    'DTYPE=float32',
+    'SCAN_LAYERS=False',
+    'REMAT_POLICY=full',
+    'T5Config.vocab_size=512',
+  )
+  assert (model.dtype, model.scan_layers, model.remat_policy) == ('float32', False, 'full')
+  assert model.vocab_size == 512
