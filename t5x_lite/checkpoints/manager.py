@@ -1,0 +1,496 @@
+"""Checkpoints of a run: MODEL_DIR/checkpoints/STEP/, written by Orbax, asynchronously and atomically.
+
+A checkpoint holds three folders:
+
+  params/     the parameters
+  training/   the rest of the train state: step and optimizer state
+  run/        metadata.json, metrics.json and each host's position in the data
+
+Orbax writes all of them into `STEP.orbax-checkpoint-tmp` and renames that folder once everything is
+there, so a folder named by a bare number is a complete checkpoint, whenever the run was killed. This
+is the only module that knows Orbax.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from t5x_lite import errors
+from t5x_lite.checkpoints import layout
+
+# A folder `STEP.something` is a save or a deletion that a killed run did not finish.
+_LEFTOVER = re.compile(r'\d+\..+')
+_FOLDER = 'checkpoints'
+
+
+class CheckpointManager:
+  """Saves and restores the checkpoints in one folder.
+
+  Every method is to be called by all processes of a job alike. Readers (evaluation, inference)
+  may use a manager on the folder of a run that is still training: only `save` changes anything.
+
+  Attributes:
+    directory: the folder that holds the checkpoints, usually MODEL_DIR/checkpoints.
+  """
+
+  def __init__(
+    self,
+    directory,
+    *,
+    keep_last: int | None = 3,
+    keep_every: int | None = None,
+    keep_best: int | None = None,
+    best_metric: str | None = None,
+    best_mode: str = 'max',
+  ):
+    """Opens a folder, which need not exist before the first save.
+
+    A checkpoint is kept if any of the rules wants it.
+
+    Args:
+      directory: the folder of the checkpoints.
+      keep_last: how many of the newest to keep; None keeps all.
+      keep_every: keeps the steps divisible by this for good.
+      keep_best: how many of the best to keep, by `best_metric`.
+      best_metric: name of the metric, in the `metrics` given to `save`. A checkpoint without it, or
+        where it is not finite, is never among the best.
+      best_mode: 'max' or 'min'.
+    """
+    for name, value in (
+      ('keep_last', keep_last), ('keep_every', keep_every), ('keep_best', keep_best)
+    ):  # fmt: skip
+      if value is not None and value < 1:
+        raise errors.UserError(f'{name}={value} must be at least 1, or None to switch it off')
+    if best_mode not in ('max', 'min'):
+      raise errors.UserError(f"best_mode={best_mode!r} must be 'max' or 'min'")
+    if keep_best is not None and best_metric is None:
+      raise errors.UserError(f'keep_best={keep_best} needs best_metric, the metric to go by')
+    # Orbax wants absolute paths; `resolve` leaves gs:// and the like alone.
+    self.directory = epath.Path(directory).expanduser().resolve()
+    self._keep_last = keep_last
+    self._keep_every = keep_every
+    self._keep_best = keep_best
+    self._best_metric = best_metric
+    self._best_mode = best_mode
+    self._running: tuple[int, ocp.AsyncResponse] | None = None
+    self._cleaned = False
+
+  def steps(self) -> list[int]:
+    """The steps of the complete checkpoints, ascending."""
+    found = ocp.path.step.standard_name_format().find_all(self.directory)
+    return sorted(checkpoint.step for checkpoint in found if checkpoint.commit_timestamp_nsecs)
+
+  def latest_step(self) -> int | None:
+    """The newest complete checkpoint's step, which may be 0; None if there is no checkpoint."""
+    return max(self.steps(), default=None)
+
+  def path(self, step: int) -> epath.Path:
+    """The folder of a step's checkpoint."""
+    return self.directory / str(step)
+
+  def save(
+    self,
+    step: int,
+    state,
+    *,
+    batches_state: bytes | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+  ) -> bool:
+    """Starts to write a checkpoint; waits only for the copy of the state to the host.
+
+    The caller may donate or overwrite the state's arrays as soon as this returns. A save that is
+    still being written is waited for first, so there is never more than one.
+
+    Args:
+      step: the number of steps done.
+      state: pytree with `params` (attribute or key) of jax or numpy arrays; see TrainState.
+      batches_state: this host's position in its data, kept as it is.
+      metadata: what describes the run (model, vocabulary, gin configuration); JSON-able.
+      metrics: the values to choose the best checkpoint by.
+
+    Returns:
+      False if the step has a complete checkpoint already: a resumed run repeats the same steps, so
+      the one that is there is as good.
+
+    Raises:
+      UserError: this save, or the one before it in the background, could not be written.
+    """
+    self.wait()
+    if step in self.steps():
+      return False
+    run_files = _RunFiles(
+      metadata=json.dumps(dict(metadata or {}), indent=2, sort_keys=True),
+      metrics=json.dumps(_finite(metrics or {}), indent=2, sort_keys=True),
+      batches_state=batches_state,
+    )
+    items = {name: layout.unflatten(_to_save(leaves)) for name, leaves in _items(state).items()}
+    try:
+      self._clean_up()
+      with _save_context():
+        response = ocp.save_checkpointables_async(
+          self.path(step), {**items, 'run': run_files}, overwrite=self.path(step).exists()
+        )
+    except Exception as error:
+      raise self._save_error(step, error) from error
+    self._running = (step, response)
+    return True
+
+  def wait(self):
+    """Waits until the last save is on disk, then deletes the checkpoints no rule wants.
+
+    Raises:
+      UserError: the save failed.
+    """
+    if self._running is None:
+      return
+    step, response = self._running
+    self._running = None
+    try:
+      response.result()
+    except Exception as error:
+      raise self._save_error(step, error) from error
+    self._delete_unwanted()
+
+  def close(self):
+    """Waits for the last save; call it before the program ends."""
+    self.wait()
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *unused):
+    self.close()
+
+  def restore(self, step: int, abstract_state):
+    """Reads a whole train state.
+
+    Layers that were saved scanned are taken apart, or the reverse, if the run holds them otherwise.
+
+    Args:
+      step: the checkpoint's step.
+      abstract_state: the state to fill: a pytree of jax.ShapeDtypeStruct with shardings, of any
+        mesh. An array works too; a numpy array is filled as a numpy array. The arrays are read
+        in the dtypes given here.
+
+    Returns:
+      The state. Nothing is read unless all of it fits.
+
+    Raises:
+      UserError: there is no such checkpoint, it is of another model or optimizer, or is damaged.
+    """
+    items = _items(abstract_state)
+    leaves = self._load(step, items)
+    return layout.rebuild(abstract_state, leaves)
+
+  def restore_params(self, step: int, abstract_params):
+    """Reads the parameters alone, whatever the optimizer was; else like `restore`."""
+    leaves = self._load(step, _items({'params': abstract_params}))
+    return layout.rebuild({'params': abstract_params}, leaves)['params']
+
+  def batches_state(self, step: int) -> bytes | None:
+    """This host's position in its data, or None if none was saved.
+
+    Raises:
+      UserError: the checkpoint was written by another number of hosts.
+    """
+    self._check_exists(step)
+    mine = self.path(step) / 'run' / _batches_file(jax.process_index(), jax.process_count())
+    if mine.exists():
+      return mine.read_bytes()
+    other = next((self.path(step) / 'run').glob('batches_state-*'), None)
+    if other is None:
+      return None
+    raise errors.UserError(
+      f'checkpoint {self.path(step)} was written by {other.name.rpartition("-")[2]} hosts, which '
+      f'divided the data among them; this run has {jax.process_count()}: use as many hosts, or '
+      f'start a new run from it (INITIAL_CHECKPOINT_PATH)'
+    )
+
+  def metadata(self, step: int) -> dict[str, Any]:
+    """What `save` was given to describe the run."""
+    return self._read_json(step, 'metadata.json')
+
+  def metrics(self, step: int) -> dict[str, float | None]:
+    """The metrics `save` was given; those that were not finite are None."""
+    return self._read_json(step, 'metrics.json')
+
+  def _load(self, step: int, items: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Reads the arrays of some items, by name, after checking that all of them fit."""
+    self._check_exists(step)
+    plans = {}
+    saved = {}
+    problems = []
+    try:
+      for item in items:
+        saved[item] = self._saved_shapes(step, item)
+    except Exception as error:
+      raise self._damaged(step, error) from error
+    for item, wanted in items.items():
+      shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
+      plans[item] = layout.plan(saved[item], shapes)
+      problems += layout.differences(plans[item], shapes)
+    if problems:
+      raise errors.UserError(
+        f'checkpoint {self.path(step)} does not fit this model and optimizer: '
+        f'{"; ".join(problems)}; use the configuration it was trained with'
+      )
+    abstract = {
+      item: {name: _abstract_leaf(leaf) for name, leaf in wanted.items()}
+      for item, wanted in items.items()
+    }
+    to_read: dict[str, dict[str, Any]] = {item: {} for item in items}
+    for item, origins in plans.items():
+      for name, origin in origins.items():
+        for saved_name in origin.names:
+          to_read[item][saved_name] = layout.abstract_source(
+            origin, abstract[item][name], saved[item][saved_name]
+          )
+    try:
+      trees = ocp.load_checkpointables(
+        self.path(step), {item: layout.unflatten(leaves) for item, leaves in to_read.items()}
+      )
+    except (jax.errors.JaxRuntimeError, MemoryError):
+      raise  # The device's fault (out of memory, mostly), not the checkpoint's.
+    except Exception as error:
+      raise self._damaged(step, error) from error
+    leaves = {}
+    for item in items:
+      made = _assemble_all(plans[item], abstract[item], layout.flatten(trees.pop(item)))
+      leaves |= {
+        name: np.asarray(made[name]) if isinstance(leaf, np.ndarray) else made[name]
+        for name, leaf in items[item].items()
+      }
+    return leaves
+
+  def _saved_shapes(self, step: int, item: str) -> dict[str, tuple[int, ...]]:
+    tree = ocp.metadata(self.path(step), checkpointable_name=item).metadata
+    if tree is None:  # Orbax only warns.
+      raise ValueError(f'the list of the arrays in {item}/ is unreadable')
+    return {name: tuple(leaf.shape) for name, leaf in layout.flatten(tree).items()}
+
+  def _check_exists(self, step: int):
+    steps = self.steps()
+    if step not in steps:
+      there = f'there are {_listed(steps)}' if steps else 'there is none'
+      raise errors.UserError(f'no checkpoint of step {step} in {self.directory}: {there}')
+
+  def _read_json(self, step: int, name: str):
+    self._check_exists(step)
+    try:
+      return json.loads((self.path(step) / 'run' / name).read_text())
+    except (OSError, ValueError) as error:
+      raise self._damaged(step, error) from error
+
+  def _damaged(self, step: int, error: Exception) -> errors.UserError:
+    others = [other for other in self.steps() if other != step]
+    remedy = (
+      f'the checkpoints of steps {_listed(others)} remain' if others else 'there is no other one'
+    )
+    return errors.UserError(
+      f'checkpoint {self.path(step)} cannot be read, it may be damaged or cut short: delete or '
+      f'restore that folder; {remedy} ({_first_line(error)})'
+    )
+
+  def _save_error(self, step: int, error: Exception) -> errors.UserError:
+    return errors.UserError(
+      f'checkpoint {self.path(step)} could not be written, see to the disk space and the rights '
+      f'of that folder: {_first_line(error)}'
+    )
+
+  def _clean_up(self):
+    """Removes what a killed run left of an unfinished save or deletion, before the first save."""
+    if self._cleaned or jax.process_index() != 0:
+      return
+    self.directory.mkdir(parents=True, exist_ok=True)
+    for child in self.directory.iterdir():
+      if _LEFTOVER.fullmatch(child.name) and child.is_dir():
+        child.rmtree()
+    self._cleaned = True
+
+  def _delete_unwanted(self):
+    if jax.process_index() != 0:
+      return
+    steps = self.steps()
+    scores = {}
+    if self._keep_best is not None:
+      scores = {step: self.metrics(step).get(self._best_metric) for step in steps}
+    keep = steps_to_keep(
+      steps, scores, self._keep_last, self._keep_every, self._keep_best, self._best_mode
+    )
+    for step in sorted(set(steps) - keep):
+      # Renamed first: a deletion that is killed half way must not leave half a checkpoint.
+      doomed = self.directory / f'{step}.deleted'
+      try:
+        self.path(step).rename(doomed).rmtree()
+      except OSError as error:
+        logging.warning('could not delete the old checkpoint %s: %s', self.path(step), error)
+
+
+def steps_to_keep(
+  steps: list[int],
+  scores: Mapping[int, float | None],
+  keep_last: int | None,
+  keep_every: int | None,
+  keep_best: int | None,
+  best_mode: str,
+) -> set[int]:
+  """Which of the checkpoints (ascending) to keep: the last, every Nth, the best, or all.
+
+  Args:
+    steps: ascending.
+    scores: a step's metric; None or not finite never counts as good. Of equals the earlier is best.
+    keep_last, keep_every, keep_best, best_mode: see CheckpointManager.
+  """
+  if keep_last is None:
+    return set(steps)
+  keep = set(steps[-keep_last:])
+  if keep_every is not None:
+    keep |= {step for step in steps if step % keep_every == 0}
+  if keep_best is not None:
+    sign = -1 if best_mode == 'max' else 1
+    known = {
+      step: sign * score
+      for step, score in scores.items()
+      if score is not None and math.isfinite(score)
+    }
+    keep |= set(sorted(known, key=lambda step: (known[step], step))[:keep_best])
+  return keep
+
+
+def open_checkpoint(path) -> tuple[CheckpointManager, int]:
+  """Finds the checkpoint that a path means, for INITIAL_CHECKPOINT_PATH.
+
+  Args:
+    path: a run's folder or its checkpoints/ folder (the latest checkpoint), or one
+      checkpoints/STEP folder.
+
+  Returns:
+    The manager of its folder, and the step.
+
+  Raises:
+    UserError: there is no complete checkpoint.
+  """
+  path = epath.Path(path).expanduser().resolve()
+  if not path.exists():
+    raise errors.UserError(f'no checkpoint at {path}: there is no such folder')
+  if not path.is_dir():
+    raise errors.UserError(f'no checkpoint at {path}: it is a file, not a folder')
+  if path.name.isdecimal() and not (path / _FOLDER).is_dir():
+    manager, step = CheckpointManager(path.parent), int(path.name)
+    if step in manager.steps():
+      return manager, step
+    raise errors.UserError(
+      f'{path} is no complete checkpoint of t5x-lite; its folder has {_listed(manager.steps())}'
+    )
+  manager = CheckpointManager(path / _FOLDER if (path / _FOLDER).is_dir() else path)
+  step = manager.latest_step()
+  if step is None:
+    raise errors.UserError(
+      f"no complete checkpoint in {manager.directory}: give a run's folder, its {_FOLDER}/ folder, "
+      f'or one {_FOLDER}/STEP folder'
+    )
+  return manager, step
+
+
+def _save_context() -> ocp.Context:
+  context = ocp.Context()
+  # Made in the background, a folder that cannot be made shows only after minutes of waiting for it.
+  context.asynchronous.create_directories_asynchronously = False
+  return context
+
+
+@dataclasses.dataclass
+class _RunFiles:
+  """The run/ folder of a checkpoint, as an object that Orbax can save along with the arrays."""
+
+  metadata: str
+  metrics: str
+  batches_state: bytes | None
+
+  async def save(self, directory):
+    """Orbax's protocol: returns what it awaits in its background thread."""
+    return self._write(directory, jax.process_index(), jax.process_count())
+
+  async def _write(self, directory, process_index: int, process_count: int):
+    folder = await directory.await_creation()
+    if process_index == 0:
+      (folder / 'metadata.json').write_text(self.metadata)
+      (folder / 'metrics.json').write_text(self.metrics)
+    if self.batches_state is not None:
+      (folder / _batches_file(process_index, process_count)).write_bytes(self.batches_state)
+
+  async def load(self, directory):
+    """Part of Orbax's protocol; the manager reads these files itself."""
+    raise NotImplementedError
+
+
+def _batches_file(process_index: int, process_count: int) -> str:
+  return f'batches_state-{process_index}-of-{process_count}'
+
+
+def _items(state) -> dict[str, dict[str, Any]]:
+  """The named leaves of a state, by the folder of the checkpoint they go to."""
+  items: dict[str, dict[str, Any]] = {}
+  for name, leaf in layout.flatten(state).items():
+    item = 'params' if name.startswith('params/') else 'training'
+    items.setdefault(item, {})[name] = leaf
+  return items
+
+
+def _to_save(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """Copies what the caller could overwrite; Orbax itself copies jax arrays off the device."""
+  return {
+    name: leaf if isinstance(leaf, jax.Array) else np.array(leaf) for name, leaf in leaves.items()
+  }
+
+
+def _abstract_leaf(leaf) -> jax.ShapeDtypeStruct:
+  """Shape, dtype and sharding to read an array with: on one device, unless told otherwise."""
+  sharding = getattr(leaf, 'sharding', None)
+  if sharding is None:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _assemble_all(origins, wanted, loaded):
+  """Makes every array of a run, letting go of each loaded one after its last use."""
+  uses: dict[str, int] = {}
+  for origin in origins.values():
+    for name in origin.names:
+      uses[name] = uses.get(name, 0) + 1
+  made = {}
+  for name, origin in origins.items():
+    made[name] = layout.assemble(origin, wanted[name], loaded)
+    for source in origin.names:
+      uses[source] -= 1
+      if not uses[source]:
+        del loaded[source]
+  return made
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+  """NaN and infinity have no place in JSON, nor among the best."""
+  values = {name: None if value is None else float(value) for name, value in metrics.items()}
+  return {
+    name: value if value is not None and math.isfinite(value) else None
+    for name, value in values.items()
+  }
+
+
+def _listed(steps: list[int]) -> str:
+  return ', '.join(map(str, steps[-8:])) or 'none'
+
+
+def _first_line(error: Exception) -> str:
+  text = str(error).strip().partition('\n')[0]
+  return f'{type(error).__name__}: {text[:300]}'
