@@ -1,0 +1,230 @@
+"""The device mesh, the rules from logical axes to it, and the report of what lies where.
+
+Logical axis names stand in the model; a table of rules maps them to the mesh's axes 'data',
+'fsdp' and 'tensor'. Everything else is derived.
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from t5x_lite import errors
+
+MESH_AXES = ('data', 'fsdp', 'tensor')
+BATCH_AXES = ('data', 'fsdp')
+
+RULES = (
+  ('batch', BATCH_AXES),
+  ('vocab', 'tensor'),
+  ('mlp', 'tensor'),
+  ('heads', 'tensor'),
+  ('joined_kv', 'tensor'),
+  ('embed', 'fsdp'),
+  ('length', None),
+  ('kv', None),
+  ('layers', None),
+  ('relpos_buckets', None),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Sizes of the mesh's axes 'data', 'fsdp' and 'tensor'; -1 stands for what is left.
+
+  Attributes:
+    ici: within a slice, over its fast interconnect.
+    dcn: over slices (or GPU hosts), over the data-centre network.
+    rules: pairs of a logical axis and a mesh axis, a tuple of them, or None.
+  """
+
+  ici: Sequence[int] = (-1, 1, 1)
+  dcn: Sequence[int] = (1, 1, 1)
+  rules: Sequence = RULES
+
+
+def data_parallel():
+  """Parameters on every device, the batch divided."""
+  return MeshConfig(ici=(-1, 1, 1))
+
+
+def fsdp():
+  """Parameters, optimizer state and batch divided over all devices."""
+  return MeshConfig(ici=(1, -1, 1))
+
+
+def tensor():
+  """Heads, feed-forward width and vocabulary divided over all devices."""
+  return MeshConfig(ici=(1, 1, -1))
+
+
+def fsdp_tensor(tensor=2):
+  """`tensor` devices share every matrix, and fsdp divides over the rest."""
+  return MeshConfig(ici=(1, -1, tensor))
+
+
+def make_mesh(config, devices=None):
+  """Returns the `jax.sharding.Mesh` of a `MeshConfig` over the given or all devices."""
+  devices = jax.devices() if devices is None else devices
+  dcn_count = math.prod(_fill(config.dcn, math.prod(abs(n) for n in config.dcn), 'dcn'))
+  if len(devices) % dcn_count:
+    raise errors.UserError(
+      f'MeshConfig.dcn={tuple(config.dcn)} does not divide the {len(devices)} devices'
+    )
+  ici = _fill(config.ici, len(devices) // dcn_count, 'ici')
+  if dcn_count > 1:
+    from jax.experimental import mesh_utils
+
+    array = mesh_utils.create_hybrid_device_mesh(ici, tuple(config.dcn), devices)
+    return jax.sharding.Mesh(array, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+  return jax.make_mesh(
+    ici, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
+  )
+
+
+def _fill(shape, num_devices, name):
+  """Replaces the -1 of a mesh shape by what is left of the devices."""
+  shape = tuple(shape)
+  known = math.prod(n for n in shape if n != -1)
+  if len(shape) != len(MESH_AXES) or shape.count(-1) > 1 or known < 1:
+    raise errors.UserError(
+      f'MeshConfig.{name}={shape} must give a positive size for each of {MESH_AXES}, at most '
+      'one of them -1'
+    )
+  filled = tuple(num_devices // known if n == -1 else n for n in shape)
+  if math.prod(filled) != num_devices:
+    raise errors.UserError(
+      f'MeshConfig.{name}={shape} does not fit the {num_devices} devices there are: make the '
+      'product of its sizes their number, or one size -1'
+    )
+  return filled
+
+
+@contextlib.contextmanager
+def activate(mesh, rules):
+  """Traces and runs what is inside on `mesh`, the model's logical axes mapped by `rules`."""
+  with jax.set_mesh(mesh), nn.logical_axis_rules(tuple(rules)):
+    yield
+
+
+def batch_sharding(mesh):
+  """The sharding of a batch: rows over the data and fsdp axes."""
+  return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def check_batch_size(batch_size, mesh, num_microbatches=1):
+  """Raises UserError if `batch_size` rows cannot be divided over devices and microbatches."""
+  devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  if batch_size % (devices * num_microbatches):
+    raise errors.UserError(
+      f'BATCH_SIZE={batch_size} is not divisible by the {devices} devices on mesh axes '
+      f'{BATCH_AXES}' + (f' times {num_microbatches} microbatches' if num_microbatches > 1 else '')
+    )
+
+
+def state_shardings(state, logical_params, mesh, rules):
+  """Returns the tree of NamedSharding of a train state.
+
+  Parameters follow the rules. An array of the optimizer state follows the parameter whose
+  name its own path ends with: the whole sharding if the shapes agree, the sharding of the
+  remaining axes if it lacks one, and otherwise it is replicated.
+
+  Args:
+    state: `TrainState` of arrays or of shapes.
+    logical_params: tree of `PartitionSpec`s of logical axes, shaped like `state.params`.
+    mesh: the mesh.
+    rules: see `MeshConfig`.
+
+  Raises:
+    UserError: if an axis of a parameter does not divide by its mesh axes.
+  """
+  shardings = nn.logical_to_mesh_sharding(logical_params, mesh, tuple(rules))
+  params = {
+    names(path): (leaf.shape, spec.spec)
+    for (path, leaf), spec in zip(
+      jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(shardings), strict=True
+    )
+  }
+  for name, (shape, spec) in params.items():
+    _check_divisible('/'.join(name), shape, spec, mesh)
+
+  def follow(path, leaf):
+    path = names(path)
+    suffixes = (path[i:] for i in range(len(path)))
+    shape, spec = next((params[s] for s in suffixes if s in params), ((), PartitionSpec()))
+    return NamedSharding(mesh, _derived_spec(leaf.shape, shape, spec))
+
+  return state.replace(
+    step=NamedSharding(mesh, PartitionSpec()),
+    params=shardings,
+    opt_state=jax.tree_util.tree_map_with_path(follow, state.opt_state),
+  )
+
+
+def _derived_spec(shape, param_shape, param_spec):
+  """Returns the spec of an array that goes with a parameter, by its shape."""
+  axes = tuple(param_spec) + (None,) * (len(param_shape) - len(param_spec))
+  if shape == param_shape:
+    return PartitionSpec(*axes)
+  for i in range(len(param_shape)):
+    if shape == param_shape[:i] + param_shape[i + 1 :]:
+      return PartitionSpec(*axes[:i], *axes[i + 1 :])
+  return PartitionSpec()
+
+
+def _check_divisible(name, shape, spec, mesh):
+  for size, axes in zip(shape, spec, strict=False):
+    axes = (axes,) if isinstance(axes, str) else axes or ()
+    parts = math.prod(mesh.shape[axis] for axis in axes)
+    if size % parts:
+      raise errors.UserError(
+        f'{name} has an axis of {size}, which does not divide by the {parts} devices on mesh '
+        f'axes {axes}: change MeshConfig.ici or the rules'
+      )
+
+
+def names(path):
+  """Returns the keys of a tree path as a tuple of strings."""
+  return tuple(
+    str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path
+  )
+
+
+def report(state):
+  """Returns a table of every parameter: shape, mesh axes, bytes on one device.
+
+  Args:
+    state: `TrainState` of arrays or of shapes with shardings.
+  """
+
+  def local_bytes(x):
+    return int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
+
+  rows = [('parameter', 'shape', 'mesh axes', 'bytes per device')]
+  for path, x in jax.tree_util.tree_leaves_with_path(state.params):
+    axes = ', '.join(_axis_name(axis) for axis in _padded(x.sharding.spec, x.ndim))
+    shape = ' x '.join(map(str, x.shape))
+    rows.append(('/'.join(names(path)), shape, axes, f'{local_bytes(x):,}'))
+  for label, tree in (('all parameters', state.params), ('optimizer state', state.opt_state)):
+    leaves = jax.tree.leaves(tree)
+    count = sum(int(np.prod(x.shape)) for x in leaves)
+    rows.append((label, f'{count:,}', '', f'{sum(map(local_bytes, leaves)):,}'))
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = []
+  for name, shape, axes, size in rows:
+    line = f'{name:<{widths[0]}}  {shape:<{widths[1]}}  {axes:<{widths[2]}}  {size:>{widths[3]}}'
+    lines.append(line)
+  return '\n'.join(lines)
+
+
+def _padded(spec, ndim):
+  return tuple(spec) + (None,) * (ndim - len(spec))
+
+
+def _axis_name(axis):
+  return '-' if axis is None else axis if isinstance(axis, str) else '+'.join(axis)
