@@ -1,6 +1,8 @@
 """`python -m t5x_lite` is `t5x-lite`."""
 
+import sys
+
 from t5x_lite import cli
 
 if __name__ == '__main__':
-  cli.main()
+  sys.exit(cli.main())

@@ -22,25 +22,30 @@ import re
 import sys
 
 import t5x_lite
-from t5x_lite import errors
+from t5x_lite import errors, gin_configs
 
 COMMANDS = ('train', 'eval', 'infer', 'tasks', 'vocab', 'bench')
 
 _GIN_USAGE = """\
 gin:
-  --gin.NAME=VALUE sets a macro, such as TRAIN_STEPS, or a parameter, such as
-  optimizers.adafactor.decay_rate. Strings need no quotes of their own:
+  --gin.NAME=VALUE sets a macro, such as BATCH_SIZE, or a parameter of a function
+  or class, such as T5Config.dropout_rate. Strings need no quotes of their own:
 
-    --gin.MODEL_DIR=/tmp/run --gin.TRAIN_STEPS=1000
+    --gin.MODEL_DIR=/tmp/run --gin.BATCH_SIZE=64
     --gin.TASK_FEATURE_LENGTHS="{'inputs': 128, 'targets': 32}"
-    --gin.OPTIMIZER=@optax.lion
+    --gin.OPTIMIZER=@optax.lion --gin.optax.lion.weight_decay=0.1
 """
+# A macro that a gin file sets, and says something about.
+_MACRO = re.compile(r'^([A-Z][A-Z0-9_]*) = (.*?)  # (.*)$', re.MULTILINE)
 
 
 def main(argv=None):
   """Runs one command and returns the exit status: 0, 2 for a user's mistake, 130 for Ctrl-C."""
   try:
-    status = _run(sys.argv[1:] if argv is None else list(argv))
+    try:
+      status = _run(sys.argv[1:] if argv is None else list(argv))
+    except SystemExit as stop:  # --help and --version.
+      status = stop.code
     sys.stdout.flush()  # A closed pipe shows up here, and not while Python exits.
     return status or 0
   except errors.UserError as error:
@@ -80,7 +85,7 @@ def _parse_arguments(argv):
   subparsers = parser.add_subparsers(
     title='commands', metavar='COMMAND', required=True, parser_class=_Parser
   )
-  for name in COMMANDS:
+  for name in argv[:1] if set(argv[:1]) & set(COMMANDS) else COMMANDS:
     _add_command(subparsers, name, importlib.import_module(f't5x_lite.commands.{name}'))
   argv, overrides = _take_overrides(argv)
   args = parser.parse_args(argv)
@@ -96,7 +101,7 @@ def _add_command(subparsers, name, command):
     name,
     help=command.HELP,
     description=command.HELP,
-    epilog=_GIN_USAGE if uses_gin else None,
+    epilog=_GIN_USAGE + _macro_help(name) if uses_gin else None,
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
@@ -142,6 +147,18 @@ def _add_gin_arguments(parser, default_gin_files):
     metavar='VALUE',
     help='set a gin macro or parameter; wins over the files',
   )
+
+
+def _macro_help(command):
+  """Lists the macros of runs/COMMAND.gin with what the file says of them."""
+  path = pathlib.Path(gin_configs.__file__).with_name('runs') / f'{command}.gin'
+  if not path.is_file():
+    return ''
+  lines = [f'macros (runs/{command}.gin):']
+  for name, value, text in _MACRO.findall(path.read_text(encoding='utf-8')):
+    value = 'required' if value == '%gin.REQUIRED' else value
+    lines += [f'  {name} ({value})', f'      {text}']
+  return '\n' + '\n'.join(lines)
 
 
 def _take_overrides(argv):
@@ -202,7 +219,13 @@ def _set_environment(environment):
   """
   environment.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   environment.setdefault('GRPC_VERBOSITY', 'ERROR')
-  environment.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache_folder(environment) / 'jax'))
+  if 'JAX_COMPILATION_CACHE_DIR' not in environment:
+    folder = cache_folder(environment) / 'jax'
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+      return  # No cache; jax would warn at every compilation.
+    environment['JAX_COMPILATION_CACHE_DIR'] = str(folder)
   environment.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.5')
 
 
@@ -227,9 +250,9 @@ def _import_modules(names):
       name = path.stem
     try:
       importlib.import_module(name)
-    except ModuleNotFoundError as error:
+    except (ImportError, SyntaxError) as error:
       raise errors.UserError(
-        f'--module={name}: {error}; it is searched for in {os.getcwd()} and on PYTHONPATH'
+        f'--module={name}: {error}; modules are searched for in {os.getcwd()} and on PYTHONPATH'
       ) from error
 
 
