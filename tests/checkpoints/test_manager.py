@@ -7,9 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,13 +17,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from t5x_lite import errors
 from t5x_lite.checkpoints import manager as checkpoints
-
-
-@flax.struct.dataclass
-class State:
-  step: Any
-  params: Any
-  opt_state: Any
+from t5x_lite.training import optimizers
+from t5x_lite.training import state as train_state
 
 
 def _params(*, scanned, num_layers=3, mlp_dim=16, seed=0):
@@ -48,7 +41,9 @@ def _params(*, scanned, num_layers=3, mlp_dim=16, seed=0):
 
 def _state(step=7, *, optimizer=None, **kwargs):
   params = _params(**({'scanned': False} | kwargs))
-  return State(jnp.asarray(step), params, (optimizer or optax.adamw(1e-3)).init(params))
+  return train_state.TrainState(
+    jnp.asarray(step), params, (optimizer or optax.adamw(1e-3)).init(params)
+  )
 
 
 def _abstract(state, sharding=None):
@@ -190,23 +185,26 @@ def _assert_placed(leaf, sharding):
 # Layers scanned or apart.
 
 
-@pytest.mark.parametrize('optimizer', ['adafactor', 'adamw'])
+@pytest.mark.parametrize(
+  'optimizer',
+  [optimizers.adafactor(1e-3, min_dim_size_to_factor=8), optax.adamw(1e-3)],
+  ids=['adafactor', 'adamw'],
+)
 @pytest.mark.parametrize('scanned', [True, False])
 def test_layers_scanned_or_apart_restore_into_the_other_form(directory, scanned, optimizer):
-  # Scanning leaves what Adafactor keeps of a vector unfactored either way, so that its state maps.
-  optimizers = {'adafactor': optax.adafactor(1e-3, min_dim_size_to_factor=128)}
-  optimizer = optimizers.get(optimizer, optax.adamw(1e-3))
   state = _updated(optimizer, _state(scanned=scanned, optimizer=optimizer))
   expected = _updated(optimizer, _state(scanned=not scanned, optimizer=optimizer))
   manager = _saved(directory, state)
-  mesh = _mesh(data=2, fsdp=2, tensor=2)
-  wanted = _abstract_on(mesh, expected)
+  wanted = _abstract_on(_mesh(data=2, fsdp=2, tensor=2), expected)
   restored = manager.restore(7, wanted)
-  assert jax.tree.structure(restored) == jax.tree.structure(expected)
   jax.tree.map(lambda leaf, want: _assert_placed(leaf, want.sharding), restored, wanted)
-  # Adafactor scales by whole arrays, so only its parameters before the update are comparable.
   _assert_equal(restored.params, expected.params)
-  _assert_equal(restored.opt_state, expected.opt_state)
+  # The two states were computed apart, by sums over differently shaped arrays.
+  jax.tree.map(
+    lambda leaf, other: np.testing.assert_allclose(leaf, other, rtol=1e-6),
+    restored.opt_state,
+    expected.opt_state,
+  )
 
 
 def _updated(optimizer, state):
