@@ -1,0 +1,181 @@
+"""Greedy decoding and scoring against T5X, against no cache, and on a mesh."""
+
+import dataclasses
+import functools
+import json
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from t5x_lite import sharding
+from t5x_lite.decoding import sampling, scoring
+from t5x_lite.models import encoder_decoder, stacking
+from t5x_lite.models.config import T5Config
+
+TINY = T5Config(
+  vocab_size=32,
+  emb_dim=8,
+  num_heads=4,
+  head_dim=4,
+  mlp_dim=16,
+  num_encoder_layers=2,
+  num_decoder_layers=2,
+  dtype='float32',
+)
+INPUTS = np.array([[5, 9, 1, 0], [7, 1, 0, 0], [3, 30, 4, 1], [0, 0, 0, 0]] * 2, np.int32)
+
+
+@pytest.fixture(scope='module')
+def golden(shared_data):
+  """Configuration, parameters and expectations of the model that T5X trained to reverse."""
+  folder = shared_data / 'golden' / 't5x_train'
+  expected = json.loads((folder / 'expected.json').read_text())
+  with np.load(folder / 'reverse.params.npz') as arrays:
+    params = traverse_util.unflatten_dict(dict(arrays), sep='/')
+  return T5Config(**expected['config']), params, expected['decoding']
+
+
+def random_params(config, seed=0):
+  """Parameters whose logits favour EOS enough for some rows to end early."""
+  tokens = np.ones((1, 2), np.int32)
+  features = ('encoder_input_tokens', 'decoder_input_tokens', 'decoder_target_tokens')
+  model = encoder_decoder.T5(config)
+  boxed = model.init(jax.random.key(seed), dict.fromkeys(features, tokens))
+  return jax.tree.map(lambda x: x * 1.5, nn.meta.unbox(boxed['params']))
+
+
+def greedy(config, params, inputs, max_length):
+  decode = jax.jit(functools.partial(sampling.greedy, config, max_length=max_length))
+  return decode(params, inputs)
+
+
+def greedy_without_cache(config, params, inputs, max_length):
+  """Greedy decoding that runs the whole decoder anew for every token."""
+  model = encoder_decoder.T5(config)
+  tokens = np.zeros((len(inputs), max_length), np.int32)
+  scores = np.zeros(len(inputs))
+  finished = (inputs == 0).all(axis=1)
+
+  @jax.jit
+  def log_probs(params, tokens):
+    batch = {
+      'encoder_input_tokens': inputs,
+      'decoder_input_tokens': jnp.pad(tokens[:, :-1], ((0, 0), (1, 0))),
+      'decoder_target_tokens': jnp.ones_like(tokens),
+    }
+    return jax.nn.log_softmax(model.apply({'params': params}, batch))
+
+  for i in range(max_length):
+    now = np.asarray(log_probs(params, tokens))[:, i]
+    chosen = now.argmax(axis=-1)
+    tokens[:, i] = np.where(finished, 0, chosen)
+    scores += np.where(finished, 0, now.max(axis=-1))
+    finished |= chosen == sampling.EOS_ID
+  return tokens, scores
+
+
+@pytest.mark.parametrize('scan_layers', [False, True])
+def test_greedy_decoding_repeats_the_sequences_of_t5x(golden, scan_layers):
+  config, params, expected = golden
+  config = dataclasses.replace(config, scan_layers=scan_layers)
+  params = stacking.stack_layers(params) if scan_layers else params
+  inputs = np.array(expected['encoder_input_tokens'], np.int32)
+  decoded = greedy(config, params, inputs, expected['max_decode_len'])
+  np.testing.assert_array_equal(decoded.tokens, expected['greedy']['sequences'])
+  # T5X reports scores of a beam only: divided by ((5 + length) / 6)**0.6 where it ended in EOS.
+  lengths = np.sum(np.asarray(decoded.tokens) > 0, axis=1)
+  ended = np.any(np.asarray(decoded.tokens) == sampling.EOS_ID, axis=1)
+  brevity = np.where(ended, ((5 + lengths) / 6) ** 0.6, 1)
+  beam = np.array(expected['beam1_alpha0.6']['scores'])[:, 0]
+  np.testing.assert_allclose(decoded.scores / brevity, beam, rtol=1e-5)
+
+
+def test_scores_of_given_targets_repeat_those_of_t5x(golden):
+  config, params, expected = golden
+  targets = np.array(expected['score']['decoder_target_tokens'], np.int32)
+  batch = {
+    'encoder_input_tokens': np.array(expected['encoder_input_tokens'], np.int32),
+    'decoder_input_tokens': np.pad(targets[:, :-1], ((0, 0), (1, 0))),
+    'decoder_target_tokens': targets,
+    'decoder_loss_weights': (targets > 0).astype(np.int32),
+  }
+  model = encoder_decoder.T5(dataclasses.replace(config, scan_layers=False))
+  scores = jax.jit(functools.partial(scoring.log_probs, model, num_chunks=3))(params, batch)
+  np.testing.assert_allclose(scores, expected['score']['sequence_scores'], rtol=1e-5)
+
+
+@pytest.mark.parametrize('tied', [False, True])
+@pytest.mark.parametrize('scan_layers', [False, True])
+def test_decoding_with_and_without_the_cache_agrees(tied, scan_layers):
+  config = dataclasses.replace(TINY, scan_layers=scan_layers, logits_via_embedding=tied)
+  params = random_params(config)
+  decoded = greedy(config, params, INPUTS, 12)
+  tokens, scores = greedy_without_cache(config, params, INPUTS, 12)
+  np.testing.assert_array_equal(decoded.tokens, tokens)
+  np.testing.assert_allclose(decoded.scores, scores, rtol=1e-5, atol=1e-5)
+
+
+def test_score_of_what_was_decoded_is_its_score(golden):
+  config, params, expected = golden
+  config = dataclasses.replace(config, scan_layers=False)
+  inputs = np.array(expected['encoder_input_tokens'], np.int32)
+  decoded = greedy(config, params, inputs, 16)
+  tokens = np.asarray(decoded.tokens)
+  batch = {
+    'encoder_input_tokens': inputs,
+    'decoder_input_tokens': np.pad(tokens[:, :-1], ((0, 0), (1, 0))),
+    'decoder_target_tokens': tokens,
+    'decoder_loss_weights': (tokens > 0).astype(np.int32),
+  }
+  scores = scoring.log_probs(encoder_decoder.T5(config), params, batch)
+  np.testing.assert_allclose(decoded.scores, scores, rtol=1e-5)
+
+
+def test_rows_end_in_eos_and_then_padding(golden):
+  config, params, expected = golden
+  inputs = np.array(expected['encoder_input_tokens'], np.int32)
+  tokens = np.asarray(greedy(replace_scan(config), params, inputs, 16).tokens)
+  assert tokens[2].tolist() == [18, 14, 1] + [0] * 13
+  shorter = np.asarray(greedy(replace_scan(config), params, inputs, 5).tokens)
+  np.testing.assert_array_equal(shorter, tokens[:, :5])
+
+
+def replace_scan(config):
+  return dataclasses.replace(config, scan_layers=False)
+
+
+def test_rows_without_input_decode_to_nothing_and_do_not_keep_the_loop_going():
+  params = random_params(TINY)
+  inputs = np.zeros((2, 4), np.int32)
+  decoded = greedy(TINY, params, inputs, 1000)
+  assert not np.any(decoded.tokens)
+  assert not np.any(decoded.scores)
+
+
+def test_bfloat16_parameters_are_cast_once_without_changing_anything(monkeypatch):
+  config = dataclasses.replace(TINY, dtype='bfloat16')
+  params = random_params(config)
+  once = greedy(config, params, INPUTS, 8)
+  monkeypatch.setattr(sampling, '_cast_once', lambda params, dtype: params)
+  each_step = greedy(config, params, INPUTS, 8)
+  np.testing.assert_array_equal(once.tokens, each_step.tokens)
+  np.testing.assert_array_equal(once.scores, each_step.scores)
+
+
+@pytest.mark.parametrize('ici', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_decoding_on_eight_devices_agrees_with_one(ici):
+  if jax.device_count() < 8:
+    pytest.skip('needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8')
+  params = random_params(TINY)
+  alone = greedy(TINY, params, INPUTS, 12)
+  mesh_config = sharding.MeshConfig(ici=ici)
+  mesh = sharding.make_mesh(mesh_config)
+  with sharding.activate(mesh, mesh_config.rules):
+    inputs = jax.device_put(INPUTS, sharding.batch_sharding(mesh))
+    together = greedy(TINY, params, inputs, 12)
+  np.testing.assert_array_equal(alone.tokens, together.tokens)
+  np.testing.assert_allclose(alone.scores, together.scores, rtol=1e-5)
