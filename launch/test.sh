@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Checks the style of the code and runs the tests, in a virtual environment that it makes.
+#
+#   bash launch/test.sh                       everything
+#   bash launch/test.sh -m 'not slow'         any arguments of pytest
+#   PYTHON=python3.12 bash launch/test.sh     with another Python; makes .venv anew
+#   VENV=.venv-3.12 PYTHON=python3.12 ...     keeps one for each Python
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/environment.sh
+
+make_environment test
+ruff check .
+ruff format --check .
+for script in launch/*.sh .ci/run; do
+  bash -n "$script"
+done
+
+# Compiling and tracing keep one core busy, so a process for each pays; four hold enough memory.
+python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile "$@"
