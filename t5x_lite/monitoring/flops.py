@@ -1,0 +1,200 @@
+"""Floating-point operations of a T5, counted from its shapes.
+
+XLA's cost analysis counts the body of a scan once, whatever the number of layers, so MFU cannot rest
+on it. Counted here are the matrix products, two operations for each multiply and add: projections,
+attention over all positions (the mask saves nothing), feed-forward layers and logits. Everything
+else is below one percent. Recomputation (remat) is not counted: it is no useful work.
+"""
+
+import dataclasses
+import math
+import re
+
+# Dense bfloat16 TFLOP/s as published by the makers, for one JAX device, whose `device_kind` the
+# pattern is found in; the first that fits counts. A TPU v2 or v3 chip is two devices.
+_PEAK_TFLOPS = (
+  ('tpu v2', 22.5),
+  ('tpu v3', 61.5),
+  ('tpu v4', 275),
+  ('tpu v5 ?lite|tpu v5e', 197),
+  ('tpu v5p?', 459),
+  ('tpu v6 ?lite|tpu v6e', 918),
+  ('a100', 312),
+  ('h100 pcie', 756),
+  ('h100 nvl', 835),
+  ('h100', 989),
+  ('h200 nvl', 835),
+  ('h200', 989),
+  ('b200', 2250),
+  ('l4', 121),
+  ('l40s', 362),
+  ('l40', 181),
+  ('a10g', 70),
+  ('a10', 125),
+  ('a30', 165),
+  ('a40', 150),
+)
+
+
+def peak_flops(device_kind: str, dtype: str = 'bfloat16') -> float | None:
+  """Peak FLOP/s of matrix products on one device.
+
+  At JAX's default precision, float32 operands are rounded to bfloat16 on a TPU and to TF32, half as
+  fast as bfloat16, on an NVIDIA GPU.
+
+  Args:
+    device_kind: as in `jax.devices()[0].device_kind`.
+    dtype: of the operands: 'bfloat16', 'float16' or 'float32'.
+
+  Returns:
+    FLOP/s, or None for a device whose peak is not known here, such as a CPU.
+  """
+  kind = device_kind.lower()
+  for pattern, teraflops in _PEAK_TFLOPS:
+    if re.search(rf'\b({pattern})\b', kind):
+      halved = dtype == 'float32' and 'tpu' not in kind
+      return teraflops * 1e12 / (2 if halved else 1)
+  return None
+
+
+def train_step_flops(config, batch_size: int, inputs_length: int, targets_length: int) -> float:
+  """FLOPs of one training step.
+
+  The backward pass takes twice the products of the forward pass: one for the gradient of the
+  activations, one for that of the weights.
+
+  Args:
+    config: a T5Config.
+    batch_size: examples in a step.
+    inputs_length: tokens of an encoder input, padding counted.
+    targets_length: tokens of a decoder target, padding counted.
+  """
+  return 3 * forward_flops(config, batch_size, inputs_length, targets_length)
+
+
+def forward_flops(config, batch_size: int, inputs_length: int, targets_length: int) -> float:
+  """FLOPs of encoding the inputs and scoring the targets; see `train_step_flops`."""
+  decoded_tokens = batch_size * targets_length
+  decoder = (
+    config.num_decoder_layers
+    * decoded_tokens
+    * (
+      _projections(config, 4)
+      + _attention(config, targets_length)
+      + _projections(config, 2)  # Query and output; keys and values are the encoder's.
+      + _attention(config, inputs_length)
+      + _mlp(config)
+    )
+  )
+  return (
+    encode_flops(config, batch_size, inputs_length) + decoder + decoded_tokens * _logits(config)
+  )
+
+
+def encode_flops(config, batch_size: int, inputs_length: int) -> float:
+  """FLOPs of the encoder, and of the decoder's cross-attention keys and values, made once."""
+  tokens = batch_size * inputs_length
+  encoder = (
+    config.num_encoder_layers
+    * tokens
+    * (_projections(config, 4) + _attention(config, inputs_length) + _mlp(config))
+  )
+  return encoder + config.num_decoder_layers * tokens * _projections(config, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeCost:
+  """What decoding costs: the encoder once, then each step.
+
+  Attributes:
+    encode_flops: FLOPs before the first step.
+    step_flops: FLOPs of one step, in which each sequence gains one token.
+    step_bytes: bytes that a step has to move: the decoder's weights and the caches, read once.
+    steps: number of steps.
+  """
+
+  encode_flops: float
+  step_flops: float
+  step_bytes: float
+  steps: int
+
+  @property
+  def flops(self) -> float:
+    """FLOPs of everything."""
+    return self.encode_flops + self.steps * self.step_flops
+
+
+def decode_cost(
+  config, batch_size: int, inputs_length: int, steps: int, *, weight_bytes: int = 4
+) -> DecodeCost:
+  """Cost of decoding `steps` tokens with a key/value cache that has room for all of them.
+
+  The cache has a fixed size, so every step attends to all of it.
+
+  Args:
+    config: a T5Config; its dtype is the cache's.
+    batch_size: sequences decoded together; with beams, examples times beams.
+    inputs_length: tokens of an encoder input, padding counted.
+    steps: tokens to decode.
+    weight_bytes: size of a weight where it is read from memory; 4 for float32.
+  """
+  joined = config.num_heads * config.head_dim
+  step_flops = batch_size * (
+    config.num_decoder_layers
+    * (
+      _projections(config, 6)
+      + _attention(config, steps)
+      + _attention(config, inputs_length)
+      + _mlp(config)
+    )
+    + _logits(config)
+  )
+  # Two operations a weight and token.
+  weights = (
+    config.num_decoder_layers * (_projections(config, 6) + _mlp(config)) + _logits(config)
+  ) / 2
+  cached = 2 * config.num_decoder_layers * batch_size * (steps + inputs_length) * joined
+  cache_bytes = {'float32': 4, 'bfloat16': 2, 'float16': 2}[str(config.dtype)]
+  return DecodeCost(
+    encode_flops=encode_flops(config, batch_size, inputs_length),
+    step_flops=step_flops,
+    step_bytes=weights * weight_bytes + cached * cache_bytes,
+    steps=steps,
+  )
+
+
+def mfu(
+  flops_per_step: float, steps_per_second: float, total_peak_flops: float | None
+) -> float | None:
+  """Model FLOPs utilization (Chowdhery et al. 2022, appendix B), as a share of the peak.
+
+  Args:
+    flops_per_step: of the global batch.
+    steps_per_second: measured.
+    total_peak_flops: sum over all devices; None where unknown.
+  """
+  if not total_peak_flops or not math.isfinite(total_peak_flops):
+    return None
+  return flops_per_step * steps_per_second / total_peak_flops
+
+
+# FLOPs of one token in one layer.
+
+
+def _projections(config, count: int) -> float:
+  """Products with `count` matrices [emb_dim, num_heads * head_dim], or their transposes."""
+  return 2 * count * config.emb_dim * config.num_heads * config.head_dim
+
+
+def _attention(config, key_length: int) -> float:
+  """The logits over the keys and the mean of the values."""
+  return 2 * 2 * key_length * config.num_heads * config.head_dim
+
+
+def _mlp(config) -> float:
+  """One matrix in for each activation (two are multiplied in a gated layer), one matrix out."""
+  return 2 * (len(config.mlp_activations) + 1) * config.emb_dim * config.mlp_dim
+
+
+def _logits(config) -> float:
+  return 2 * config.emb_dim * config.vocab_size

@@ -1,0 +1,104 @@
+"""Speed of a run between two log points."""
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from t5x_lite.monitoring import flops
+
+
+def count_tokens(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
+  """Counts the tokens of a batch on the host.
+
+  Args:
+    batch: `encoder_input_tokens`, if any, and `decoder_target_tokens`, [batch, length]; 0 is padding.
+
+  Returns:
+    'target_tokens', 'tokens' (inputs and targets) and 'positions' (these and the padding): the
+    arguments of `Throughput.count`.
+  """
+  targets = batch['decoder_target_tokens']
+  target_tokens = int(np.count_nonzero(targets))
+  counts = {'target_tokens': target_tokens, 'tokens': target_tokens, 'positions': targets.size}
+  if (inputs := batch.get('encoder_input_tokens')) is not None:
+    counts['tokens'] += int(np.count_nonzero(inputs))
+    counts['positions'] += inputs.size
+  return counts
+
+
+class Throughput:
+  """Turns counts of steps and tokens into rates over the time since the last report.
+
+  Time spent inside `paused()`, on evaluation or checkpoints, is not the train step's and does
+  not count.
+  """
+
+  def __init__(
+    self,
+    *,
+    flops_per_step: float | None = None,
+    total_peak_flops: float | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+  ):
+    """Starts the clock.
+
+    Args:
+      flops_per_step: of the global batch; None where unknown.
+      total_peak_flops: peak FLOP/s of all devices together; None where unknown.
+      clock: seconds.
+    """
+    self._flops_per_step = flops_per_step
+    self._total_peak_flops = total_peak_flops
+    self._clock = clock
+    self.restart()
+
+  def restart(self):
+    """Forgets what was counted; to be called after the first step, which is mostly compilation."""
+    self._start = self._clock()
+    self._steps = self._target_tokens = self._tokens = self._positions = 0
+
+  @contextlib.contextmanager
+  def paused(self):
+    """Leaves the time spent inside out of the rates."""
+    before = self._clock()
+    try:
+      yield
+    finally:
+      self._start += self._clock() - before
+
+  def count(self, *, steps: int = 1, target_tokens: int = 0, tokens: int = 0, positions: int = 0):
+    """Adds finished steps and their tokens, of the global batch; see `count_tokens`."""
+    self._steps += steps
+    self._target_tokens += target_tokens
+    self._tokens += tokens
+    self._positions += positions
+
+  def report(self) -> dict[str, float | None]:
+    """The rates since the last report, and a new start.
+
+    Returns:
+      `steps_per_second`, `target_tokens_per_second`, `tokens_per_second` (inputs and targets, no
+      padding), `padding_share` (padding among all positions) and `mfu`; a value is None where
+      nothing was counted or, for `mfu`, where the device's peak is not known.
+    """
+    seconds = self._clock() - self._start
+    steps, positions = self._steps, self._positions
+    rates = {
+      'steps_per_second': steps,
+      'target_tokens_per_second': self._target_tokens,
+      'tokens_per_second': self._tokens,
+    }
+    tokens = self._tokens
+    self.restart()
+    if not steps or seconds <= 0:
+      return dict.fromkeys([*rates, 'padding_share', 'mfu'])
+    report = {name: count / seconds for name, count in rates.items()}
+    report['padding_share'] = 1 - tokens / positions if positions else None
+    report['mfu'] = None
+    if self._flops_per_step is not None:
+      report['mfu'] = flops.mfu(
+        self._flops_per_step, report['steps_per_second'], self._total_peak_flops
+      )
+    return report
