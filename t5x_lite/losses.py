@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from t5x_lite import errors
+
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
@@ -24,6 +26,21 @@ class LossConfig:
   label_smoothing: float = 0.0
   normalization: str | float = 'tokens'
   num_chunks: int = 16
+
+  def __post_init__(self):
+    if self.z_loss < 0:
+      raise errors.UserError(f'LossConfig.z_loss={self.z_loss} must not be negative')
+    if not 0 <= self.label_smoothing < 1:
+      raise errors.UserError(f'LossConfig.label_smoothing={self.label_smoothing} is not in [0, 1)')
+    if self.num_chunks < 1:
+      raise errors.UserError(f'LossConfig.num_chunks={self.num_chunks} must be at least 1')
+    if self.normalization in ('tokens', 'sum'):
+      return
+    if isinstance(self.normalization, str) or not self.normalization > 0:
+      raise errors.UserError(
+        f"LossConfig.normalization={self.normalization!r} is neither 'tokens' nor 'sum' nor a "
+        'positive number'
+      )
 
 
 def cross_entropy(logits, targets, *, label_smoothing=0.0, z_loss=0.0):
@@ -74,7 +91,7 @@ def chunked_cross_entropy(logits_of, hidden, targets, weights, config):
     with the highest logit), 'weight'.
   """
   length = hidden.shape[1]
-  chunk_length = -(-length // max(1, min(config.num_chunks, length)))
+  chunk_length = -(-length // min(config.num_chunks, length))
   num_chunks = -(-length // chunk_length)
 
   def cut(x):

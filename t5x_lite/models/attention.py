@@ -94,9 +94,7 @@ class MultiHeadAttention(nn.Module):
     self.query = projection(query_init)
     self.key = projection(layers.FAN_IN_NORMAL)
     self.value = projection(layers.FAN_IN_NORMAL)
-    self.out = layers.Dense(
-      self.emb_dim, ('joined_kv', 'embed'), layers.FAN_IN_NORMAL, self.dtype
-    )
+    self.out = layers.Dense(self.emb_dim, ('joined_kv', 'embed'), layers.FAN_IN_NORMAL, self.dtype)
     self.dropout = layers.Dropout(self.dropout_rate)
 
   def _split_heads(self, x):

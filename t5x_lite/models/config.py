@@ -63,8 +63,20 @@ class T5Config:
         raise errors.UserError(f'T5Config.{name} must be at least 1, not {getattr(self, name)}')
     if not 0 <= self.dropout_rate < 1:
       raise errors.UserError(f'T5Config.dropout_rate={self.dropout_rate} is not in [0, 1)')
+    buckets = self.relative_attention_num_buckets
+    if buckets < 4 or buckets % 2:
+      raise errors.UserError(
+        f'T5Config.relative_attention_num_buckets={buckets} must be even and at least 4'
+      )
+    if self.relative_attention_max_distance <= buckets // 2:
+      raise errors.UserError(
+        f'T5Config.relative_attention_max_distance={self.relative_attention_max_distance} must '
+        f'exceed half of relative_attention_num_buckets={buckets}'
+      )
     _check_choice('remat_policy', self.remat_policy, REMAT_POLICIES)
     _check_choice('dtype', self.dtype, DTYPES)
+    if not self.mlp_activations:
+      raise errors.UserError(f'T5Config.mlp_activations is empty; give {", ".join(ACTIVATIONS)}')
     for activation in self.mlp_activations:
       _check_choice('mlp_activations', activation, ACTIVATIONS)
 

@@ -7,10 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.models import attention
-from t5x_lite.models import layers
-from t5x_lite.models import positions
-from t5x_lite.models import stacking
+from t5x_lite.models import attention, layers, positions, stacking
 from t5x_lite.models.config import T5Config
 
 RESIDUAL_AXES = ('batch', 'length', 'embed')

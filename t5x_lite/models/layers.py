@@ -123,13 +123,14 @@ class Embed(nn.Module):
 
   def setup(self):
     init = nn.with_logical_partitioning(nn.initializers.normal(1.0), ('vocab', 'embed'))
-    self.embedding = self.param(
-      'embedding', init, (self.vocab_size, self.emb_dim), jnp.float32
-    )
+    self.embedding = self.param('embedding', init, (self.vocab_size, self.emb_dim), jnp.float32)
 
   def __call__(self, tokens):
     """Looks up tokens [batch, length]; returns [batch, length, embed]."""
-    return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
+    # The rows are gathered whole, as every fsdp weight is before its use. Without this, on a mesh
+    # with fsdp and tensor axes, the partitioner replicates the embedded batch on every device.
+    embedding = nn.with_logical_constraint(self.embedding, ('vocab', None))
+    return jnp.take(embedding, tokens, axis=0).astype(self.dtype)
 
   def attend(self, x):
     """Returns the float32 logits [..., vocab] of x [..., embed] against every row, scaled."""

@@ -27,14 +27,23 @@ def relative_position_bucket(relative_position, *, bidirectional, num_buckets, m
     num_buckets //= 2
     offset = jnp.where(distance < 0, num_buckets, 0)
     distance = jnp.abs(distance)
-  else:
-    distance = jnp.maximum(distance, 0)
+  distance = jnp.clip(distance, 0, max_distance)
+  return offset + jnp.asarray(_buckets_of_distances(num_buckets, max_distance))[distance]
+
+
+def _buckets_of_distances(num_buckets, max_distance):
+  """Returns the buckets of the distances 0 to `max_distance` in one direction, int32.
+
+  They are counted on the host: some distances lie right on the edge of a logarithmic bucket,
+  and the logarithms of accelerators differ in the last bit.
+  """
+  distance = np.arange(max_distance + 1)
   exact = num_buckets // 2
   epsilon = np.finfo(np.float32).eps
-  log_ratio = jnp.log(distance.astype(jnp.float32) / exact + epsilon) / np.log(max_distance / exact)
-  logarithmic = exact + (log_ratio * (num_buckets - exact)).astype(jnp.int32)
-  bucket = jnp.where(distance < exact, distance, jnp.minimum(logarithmic, num_buckets - 1))
-  return (offset + bucket).astype(jnp.int32)
+  log_ratio = np.log(distance / exact + epsilon) / np.log(max_distance / exact)
+  logarithmic = exact + (log_ratio * (num_buckets - exact)).astype(np.int32)
+  bucket = np.where(distance < exact, distance, np.minimum(logarithmic, num_buckets - 1))
+  return bucket.astype(np.int32)
 
 
 class RelativePositionBias(nn.Module):

@@ -1,0 +1,121 @@
+"""Masks as literal matrices, and attention against its formula in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_lite.models import attention
+
+
+def as_ints(mask):
+  return np.asarray(mask, int).tolist()
+
+
+def test_padding_mask_needs_a_valid_query_and_a_valid_key():
+  query_valid = jnp.array([[True, True, False]])
+  key_valid = jnp.array([[True, False]])
+  mask = attention.padding_mask(query_valid, key_valid)
+  assert as_ints(mask) == [[[[1, 0], [1, 0], [0, 0]]]]
+
+
+def test_causal_mask_hides_the_future():
+  assert as_ints(attention.causal_mask(3)) == [[[[1, 0, 0], [1, 1, 0], [1, 1, 1]]]]
+
+
+def test_segment_mask_keeps_packed_examples_apart():
+  mask = attention.segment_mask(jnp.array([[1, 1, 2, 0]]), jnp.array([[1, 2, 2]]))
+  assert as_ints(mask) == [[[[1, 0, 0], [1, 0, 0], [0, 1, 1], [0, 0, 0]]]]
+
+
+@pytest.fixture(scope='module')
+def arrays():
+  rng = np.random.default_rng(0)
+  query = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)
+  key, value = rng.normal(size=(2, 2, 6, 4, 5)).astype(np.float32)
+  bias = rng.normal(size=(1, 4, 3, 6)).astype(np.float32)
+  mask = rng.random((2, 1, 3, 6)) < 0.6
+  mask[..., 0] = True
+  return query, key, value, bias, mask
+
+
+def attend_in_numpy(query, key, value, bias, mask):
+  logits = np.einsum('bqhd,bkhd->bhqk', query, key) + bias
+  exponentials = np.exp(logits - logits.max(-1, keepdims=True)) * mask
+  weights = exponentials / exponentials.sum(-1, keepdims=True)
+  return np.einsum('bhqk,bkhd->bqhd', weights, value)
+
+
+def test_attention_is_the_softmax_of_unscaled_products_plus_bias(arrays):
+  query, key, value, bias, mask = arrays
+  attended = attention.dot_product_attention(
+    query, key, value, bias=bias, mask=mask, dtype=jnp.float32
+  )
+  expected = attend_in_numpy(*(x.astype(np.float64) for x in (query, key, value, bias)), mask)
+  np.testing.assert_allclose(attended, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_row_masked_everywhere_stays_finite_and_averages(arrays):
+  query, key, value, bias, mask = arrays
+  mask = mask.copy()
+  mask[0, :, 1] = False
+
+  def attended(query):
+    return attention.dot_product_attention(
+      query, key, value, bias=bias, mask=mask, dtype=jnp.float32
+    )
+
+  mean = value[0].mean(0)
+  np.testing.assert_allclose(attended(query)[0, 1], mean, rtol=1e-5, atol=1e-6)
+  gradient = jax.grad(lambda query: attended(query).sum())(query)
+  assert np.isfinite(gradient).all()
+  np.testing.assert_array_equal(gradient[0, 1], 0)
+
+
+def test_dropout_acts_on_the_weights(arrays):
+  query, key, value, bias, mask = arrays
+  seen = []
+  attended = attention.dot_product_attention(
+    query,
+    key,
+    value,
+    bias=bias,
+    mask=mask,
+    dropout=lambda w: seen.append(w) or 0 * w,
+    dtype='float32',
+  )
+  np.testing.assert_allclose(seen[0].sum(-1), 1, rtol=1e-6)
+  np.testing.assert_array_equal(attended, 0)
+
+
+def test_bfloat16_activations_keep_float32_logits_and_softmax(arrays):
+  query, key, value, bias, mask = arrays
+  low = [jnp.asarray(x, jnp.bfloat16) for x in (query, key, value)]
+
+  def attended(query, key, value):
+    return attention.dot_product_attention(
+      query, key, value, bias=bias, mask=mask, dtype=jnp.bfloat16
+    )
+
+  assert attended(*low).dtype == jnp.bfloat16
+  equations = jax.make_jaxpr(attended)(*low).eqns
+  (exponential,) = [e for e in equations if e.primitive.name == 'exp']
+  assert exponential.invars[0].aval.dtype == jnp.float32
+  logits, _ = [e for e in equations if e.primitive.name == 'dot_general']
+  assert logits.outvars[0].aval.dtype == jnp.float32
+
+
+def test_cached_attention_writes_one_position_and_leaves_the_rest():
+  module = attention.MultiHeadAttention(
+    num_heads=2, head_dim=3, emb_dim=4, dropout_rate=0.0, dtype=jnp.float32
+  )
+  x = jax.random.normal(jax.random.key(0), (1, 1, 4))
+  empty = jnp.full((1, 5, 2, 3), 7.0)
+  cache = attention.KeyValues(empty, empty)
+  variables = module.init(jax.random.key(1), x, cache, 2, method='attend_cached')
+  _, written = module.apply(variables, x, cache, 2, method='attend_cached')
+  new = module.apply(variables, x, method='project_keys_values')
+  for name in ('key', 'value'):
+    array = getattr(written, name)
+    np.testing.assert_array_equal(array[:, 2], getattr(new, name)[:, 0])
+    np.testing.assert_array_equal(np.delete(array, 2, axis=1), 7)

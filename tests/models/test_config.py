@@ -1,0 +1,44 @@
+"""What T5Config refuses."""
+
+import pytest
+
+from t5x_lite import errors
+from t5x_lite.models.config import T5Config
+
+TINY = {
+  'vocab_size': 32,
+  'emb_dim': 8,
+  'num_heads': 2,
+  'head_dim': 4,
+  'mlp_dim': 16,
+  'num_encoder_layers': 1,
+  'num_decoder_layers': 1,
+}
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    ({'vocab_size': 0}, 'vocab_size must be positive, not 0'),
+    ({'head_dim': -1}, 'head_dim must be positive, not -1'),
+    ({'num_decoder_layers': 0}, 'num_decoder_layers must be at least 1, not 0'),
+    ({'dropout_rate': 1.0}, r'dropout_rate=1.0 is not in \[0, 1\)'),
+    ({'dropout_rate': -0.1}, r'dropout_rate=-0.1 is not in \[0, 1\)'),
+    ({'remat_policy': 'all'}, "remat_policy holds 'all'; it may be none, minimal, full"),
+    ({'dtype': 'fp32'}, "dtype holds 'fp32'; it may be float32, bfloat16, float16"),
+    ({'mlp_activations': ('gelu', 'tanh')}, "mlp_activations holds 'tanh'"),
+    ({'mlp_activations': ()}, 'mlp_activations is empty'),
+    ({'relative_attention_num_buckets': 31}, 'num_buckets=31 must be even and at least 4'),
+    ({'relative_attention_max_distance': 16}, 'max_distance=16 must exceed half of'),
+  ],
+)
+def test_a_bad_value_is_refused_in_one_line_that_names_it(changes, message):
+  with pytest.raises(errors.UserError, match=message) as error:
+    T5Config(**TINY | changes)
+  assert '\n' not in str(error.value)
+
+
+def test_activations_of_a_gin_list_become_a_tuple_so_that_configs_hash():
+  config = T5Config(**TINY, mlp_activations=['gelu', 'linear'])
+  assert config.mlp_activations == ('gelu', 'linear')
+  assert hash(config) == hash(T5Config(**TINY))
