@@ -1,0 +1,293 @@
+"""Batches of model features from any seqio task or mixture, and the exact position in them.
+
+    config = DatasetConfig('my_task', {'inputs': 512, 'targets': 114}, 'train', batch_size=128,
+                           shuffle=True, seed=42, pack=True)
+    batches = train_batches(config)          # never ends
+    state = batches.get_state()              # bytes, for the checkpoint
+    batches.set_state(state)                 # the same batches follow again, in this process or another
+
+Batch features are numpy int32 arrays under seqio's names: `encoder_input_tokens` [batch, inputs_length],
+`decoder_input_tokens`, `decoder_target_tokens`, `decoder_loss_weights` [batch, targets_length], and when packed
+`{encoder,decoder}_{segment_ids,positions}`. 0 is padding.
+"""
+
+import dataclasses
+import difflib
+import io
+import json
+import os
+import secrets
+import tempfile
+import weakref
+import zipfile
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from t5x_lite import errors
+from t5x_lite.data import sources
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetConfig:
+  """Which examples to read and how to lay them out.
+
+  Attributes:
+    mixture_or_task_name: a registered seqio task or mixture.
+    task_feature_lengths: length of each task feature, EOS included; what is longer is trimmed.
+    split: 'train', 'validation', ...
+    batch_size: examples (rows, when packed) in a batch, over all hosts.
+    shuffle: whether training examples are shuffled; evaluation never is.
+    seed: of shuffling and of random preprocessing. None draws one for training, and is 0 for evaluation.
+    pack: whether several short examples share a row.
+    use_cached: whether to read what `seqio_cache_tasks` wrote, not the source.
+  """
+
+  mixture_or_task_name: str
+  task_feature_lengths: Mapping[str, int]
+  split: str = 'train'
+  batch_size: int = 128
+  shuffle: bool = True
+  seed: int | None = None
+  pack: bool = False
+  use_cached: bool = False
+
+
+def get_mixture_or_task(name: str) -> seqio.Task | seqio.Mixture:
+  """The registered task or mixture; a UserError with the nearest names if there is none."""
+  names = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
+  if name in names:
+    return seqio.get_mixture_or_task(name)
+  nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+  hint = f'did you mean {" or ".join(nearest)}?' if nearest else 'see `t5x-lite tasks`'
+  raise errors.UserError(
+    f'no task or mixture is named {name!r}: {hint} Your own are found with --module=your.module'
+  )
+
+
+def output_features(mixture_or_task_name: str) -> Mapping[str, seqio.Feature]:
+  """Features of a task or mixture, with their vocabularies.
+
+  Args:
+    mixture_or_task_name: a registered name; another raises UserError with the nearest names.
+
+  Returns:
+    seqio features by name, for example `inputs` and `targets`.
+  """
+  return get_mixture_or_task(mixture_or_task_name).output_features
+
+
+def train_batches(
+  config: DatasetConfig, *, host_index: int = 0, host_count: int = 1
+) -> 'BatchIterator':
+  """Batches without end: epoch after epoch, shuffled and corrupted anew in each.
+
+  Args:
+    config: what to read; `batch_size` is divided over the hosts.
+    host_index: this host, which reads its own share of the examples.
+    host_count: number of hosts.
+
+  Returns:
+    A checkpointable iterator of this host's rows.
+
+  Raises:
+    UserError: if the task, split or a feature length does not exist, or the batch does not divide.
+  """
+  _check(config, host_count)
+  return BatchIterator(config, host_index=host_index, host_count=host_count)
+
+
+def eval_batches(
+  config: DatasetConfig, *, host_index: int = 0, host_count: int = 1
+) -> Iterator[Batch]:
+  """Each example of a split once, in a fixed order and with fixed random preprocessing.
+
+  Every host reads all examples and takes its rows of each batch, so that all hosts see equally many batches.
+
+  Args:
+    config: what to read; `shuffle` is not used.
+    host_index: this host.
+    host_count: number of hosts.
+
+  Returns:
+    This host's rows of each batch. The last batch is filled with rows of zeros, whose loss weights are zero.
+
+  Raises:
+    UserError: as `train_batches`.
+  """
+  _check(config, host_count)
+  rows_per_host = config.batch_size // host_count
+  dataset = _examples(config, shuffle=False, seed=config.seed or 0, num_epochs=1)
+  iterator = _ClosedAtExit(dataset.batch(config.batch_size))
+
+  def batches():
+    for batch in iterator:
+      missing = config.batch_size - len(batch['decoder_target_tokens'])
+      first = host_index * rows_per_host
+      yield {
+        name: np.pad(rows, [(0, missing), (0, 0)])[first : first + rows_per_host]
+        for name, rows in batch.items()
+      }
+
+  return batches()
+
+
+class BatchIterator:
+  """Iterator of training batches whose position can be saved and found again, exactly."""
+
+  def __init__(self, config: DatasetConfig, *, host_index: int, host_count: int):
+    self._config = config
+    self._host_index = host_index
+    self._host_count = host_count
+    # Drawn here and kept with the position: resuming needs the seed that the run began with.
+    self._start(secrets.randbits(31) if config.seed is None else config.seed)
+
+  def _start(self, seed):
+    self._seed = seed
+    dataset = _examples(
+      self._config,
+      shuffle=self._config.shuffle,
+      seed=seed,
+      num_epochs=None,
+      shard_info=seqio.ShardInfo(self._host_index, self._host_count),
+    )
+    dataset = dataset.batch(self._config.batch_size // self._host_count, drop_remainder=True)
+    self._iterator = _ClosedAtExit(dataset)
+
+  def __iter__(self) -> 'BatchIterator':
+    return self
+
+  def __next__(self) -> Batch:
+    return next(self._iterator)
+
+  def get_state(self) -> bytes:
+    """The position after the batch returned last, random state and half-filled rows included."""
+    header = {'stream': self._description(), 'seed': self._seed}
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+      archive.writestr('header.json', json.dumps(header))
+      for name, content in self._iterator.save().items():
+        archive.writestr(name, content)
+    return data.getvalue()
+
+  def set_state(self, state: bytes) -> None:
+    """Continues after the batch that was the last before `get_state` returned `state`.
+
+    Args:
+      state: from an iterator of the same configuration and host.
+
+    Raises:
+      UserError: if the configuration differs, naming both sides.
+    """
+    with zipfile.ZipFile(io.BytesIO(state)) as archive:
+      files = {name: archive.read(name) for name in archive.namelist()}
+    header = json.loads(files.pop('header.json'))
+    for name, value in self._description().items():
+      if header['stream'].get(name) != value:
+        raise errors.UserError(
+          f'the saved position in the data is one of {name}={header["stream"].get(name)}, but this run has '
+          f'{name}={value}: give the same, or start from INITIAL_CHECKPOINT_PATH in a new MODEL_DIR'
+        )
+    if header['seed'] != self._seed:
+      self._start(header['seed'])
+    self._iterator.restore(files)
+
+  def _description(self):
+    """What must be the same for a saved position to mean the same; JSON-able."""
+    config = dataclasses.asdict(self._config) | {
+      'task_feature_lengths': dict(sorted(self._config.task_feature_lengths.items())),
+      'host': f'{self._host_index} of {self._host_count}',
+    }
+    if config['seed'] is None:
+      del config['seed']  # Then the seed is the saved one.
+    return config
+
+
+class _ClosedAtExit:
+  """Iterator of a dataset's elements as numpy arrays, ended before the interpreter is.
+
+  Threads of tf.data that still parse lines in Python while the interpreter shuts down would block it for ever.
+  """
+
+  def __init__(self, dataset):
+    options = tf.data.Options()
+    # Parsing lines in Python counts as state that a checkpoint cannot hold; our parsing has none.
+    options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
+    self._held = {'iterator': iter(dataset.with_options(options))}
+    weakref.finalize(self, self._held.clear)
+
+  def __iter__(self):
+    return self
+
+  def __next__(self):
+    with sources.readable_errors():
+      element = next(self._held['iterator'])
+    return {name: value.numpy() for name, value in element.items()}
+
+  def save(self):
+    """Position of the iterator, as the content of the files that TensorFlow writes."""
+    with tempfile.TemporaryDirectory() as directory:
+      tf.train.Checkpoint(**self._held).write(os.path.join(directory, 'iterator'))
+      files = {}
+      for entry in os.scandir(directory):
+        with open(entry.path, 'rb') as file:
+          files[entry.name] = file.read()
+      return files
+
+  def restore(self, files):
+    with tempfile.TemporaryDirectory() as directory:
+      for name, content in files.items():
+        with open(os.path.join(directory, os.path.basename(name)), 'wb') as file:
+          file.write(content)
+      path = os.path.join(directory, 'iterator')
+      tf.train.Checkpoint(**self._held).read(path).assert_consumed()
+
+
+def _check(config, host_count):
+  """Refuses a configuration that seqio would fail on later, or in other words."""
+  task = get_mixture_or_task(config.mixture_or_task_name)
+  if config.split not in task.splits:
+    raise errors.UserError(
+      f'{config.mixture_or_task_name!r} has no split {config.split!r}, only '
+      f'{", ".join(map(repr, sorted(task.splits)))}'
+    )
+  for name in task.output_features:
+    if name not in config.task_feature_lengths:
+      raise errors.UserError(
+        f'{config.mixture_or_task_name!r} has features {sorted(task.output_features)}, but lengths are given for '
+        f'{sorted(config.task_feature_lengths)}: add {name!r} to TASK_FEATURE_LENGTHS'
+      )
+  if config.batch_size < 1 or config.batch_size % host_count:
+    raise errors.UserError(
+      f'BATCH_SIZE={config.batch_size} is not divisible by the {host_count} hosts'
+    )
+  for subtask in seqio.get_subtasks(task):
+    if config.use_cached and subtask.supports_caching and not subtask.cache_dir:
+      raise errors.UserError(
+        f'USE_CACHED=True, but no cache of {subtask.name!r} is found: run seqio_cache_tasks, or set it to False'
+      )
+
+
+def _examples(config, *, shuffle, seed, num_epochs, shard_info=None):
+  """Dataset of single examples, converted to model features."""
+  lengths = {
+    name: config.task_feature_lengths[name] for name in output_features(config.mixture_or_task_name)
+  }
+  # As seqio.get_dataset, except for one argument: rows that seqio caches in memory would be saved with every
+  # position, and would come in the order of the first epoch in all the others.
+  dataset = get_mixture_or_task(config.mixture_or_task_name).get_dataset(
+    sequence_length=lengths,
+    split=config.split,
+    use_cached=config.use_cached,
+    shuffle=shuffle,
+    seed=seed,
+    shard_info=shard_info,
+    num_epochs=num_epochs,
+    try_in_mem_cache=False,
+  )
+  converter = seqio.EncDecFeatureConverter(pack=config.pack, use_custom_packing_ops=False)
+  return converter(dataset, task_feature_lengths=lengths)

@@ -1,0 +1,352 @@
+"""The files people have, as seqio data sources: JSON lines, plain text, CSV and TSV, gzipped or not.
+
+    seqio.TaskRegistry.add(
+        'my_reviews',
+        source=sources.JsonLinesDataSource(
+            {'train': 'reviews/train-*.jsonl.gz', 'validation': 'reviews/dev.jsonl'},
+            fields={'text': str, 'stars': int}),
+        ...)
+
+For TensorFlow Datasets there is `seqio.TfdsDataSource`. What is wrong with a file is told with its name and
+line; since some lines are read inside tf.data, iterate within `readable_errors()` to get that as a UserError.
+"""
+
+import contextlib
+import csv
+import functools
+import glob
+import gzip
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from t5x_lite import errors
+
+# One path or glob, or several.
+FilePatterns = str | Sequence[str]
+# Columns of a table and their types: str, int, float or bool. A sequence of names makes all of them str.
+Fields = Mapping[str, type] | Sequence[str]
+
+_DTYPES = {str: tf.string, int: tf.int64, float: tf.float32, bool: tf.bool}
+_MESSAGE = '⟪{}⟫'
+# Python's limit of 128 KiB a value is less than a long document.
+csv.field_size_limit(2**31 - 1)
+
+
+class TextLinesDataSource(seqio.FileDataSource):
+  """Plain text, a line an example: `{'text': ...}`. Lines of only white space are left out. Streams."""
+
+  def __init__(self, split_to_filepattern: Mapping[str, FilePatterns]):
+    parse = functools.partial(
+      _parse_line, fields={'text': str}, convert=lambda line: {'text': line}
+    )
+    super().__init__(
+      read_file_fn=functools.partial(_read_lines, fields={'text': str}, parse=parse),
+      split_to_filepattern=dict(split_to_filepattern),
+    )
+
+  def list_shards(self, split: str) -> list[str]:
+    return matching_files(self._split_to_filepattern[split])
+
+
+class JsonLinesDataSource(seqio.FileDataSource):
+  """JSON lines, an object a line; empty lines are left out. Streams.
+
+  Shuffling mixes the order of the files and what lies within the task's `shuffle_buffer_size` examples: shuffle
+  a file that is sorted (by label, say) once on disk, or give the task a larger buffer.
+  """
+
+  def __init__(self, split_to_filepattern: Mapping[str, FilePatterns], fields: Fields):
+    """Names the files and what to take from each line.
+
+    Args:
+      split_to_filepattern: split name -> a path or glob, or several.
+      fields: the object's fields to keep, and their types.
+    """
+    fields = _typed(fields)
+    parse = functools.partial(_parse_line, fields=fields, convert=json.loads)
+    super().__init__(
+      read_file_fn=functools.partial(_read_lines, fields=fields, parse=parse),
+      split_to_filepattern=dict(split_to_filepattern),
+    )
+
+  def list_shards(self, split: str) -> list[str]:
+    return matching_files(self._split_to_filepattern[split])
+
+
+class RowsDataSource(seqio.DataSource):
+  """Rows held in memory. Shuffles all of them anew in every epoch, and shards over hosts row by row."""
+
+  def __init__(self, read: Callable[[str], Mapping[str, Sequence]], splits: Iterable[str]):
+    """Takes the function that reads the rows, which is called once a split and not before it is needed.
+
+    Args:
+      read: split name -> columns of equal length, by name; a column of str or bytes, or an array of numbers.
+      splits: names of the splits.
+    """
+    self._read = functools.cache(read)
+    # So a task may say shuffle_buffer_size=None, and its saved position stays small.
+    super().__init__(splits=splits, performs_internal_shuffling=True)
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    return True
+
+  def list_shards(self, split: str) -> list[str]:
+    return [split]
+
+  def num_input_examples(self, split: str) -> int:
+    return len(next(iter(self._read(split).values())))
+
+  def get_dataset(
+    self,
+    split: str = 'train',
+    shuffle: bool = True,
+    seed: int | None = None,
+    shard_info: seqio.ShardInfo | None = None,
+    **unused_kwargs,
+  ) -> tf.data.Dataset:
+    columns = {name: tf.constant(column) for name, column in self._read(split).items()}
+    num_rows = self.num_input_examples(split)
+
+    def row_numbers(epoch_seed):
+      # A permutation computed row by row: unlike a shuffle buffer it costs a saved iterator no space.
+      return tf.data.Dataset.range(num_rows).map(
+        lambda row: tf.random.experimental.index_shuffle(row, epoch_seed, num_rows - 1)
+      )
+
+    if shuffle:
+      seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+      rows = seeds.batch(2, drop_remainder=True).take(1).flat_map(row_numbers)
+    else:
+      rows = tf.data.Dataset.range(num_rows)
+    if shard_info is not None:
+      rows = rows.shard(shard_info.num_shards, shard_info.index)
+    return rows.map(lambda row: {name: tf.gather(column, row) for name, column in columns.items()})
+
+
+class CsvDataSource(RowsDataSource):
+  """Comma-separated values, read into memory; quoted values may hold line breaks."""
+
+  def __init__(
+    self,
+    split_to_filepattern: Mapping[str, FilePatterns],
+    fields: Fields,
+    *,
+    columns: Sequence[str] | None = None,
+    delimiter: str = ',',
+    quoted: bool = True,
+  ):
+    r"""Names the files and what to take from each row.
+
+    Args:
+      split_to_filepattern: split name -> a path or glob, or several.
+      fields: the columns to keep, and their types.
+      columns: names of the columns of files without a header line; by default the first line names them.
+      delimiter: what separates values; '\t' makes TSV.
+      quoted: whether values may stand in double quotes; False takes a quote for a character like others.
+    """
+    fields = _typed(fields)
+
+    def read(split):
+      files = matching_files(split_to_filepattern[split])
+      rows = [
+        row
+        for file in files
+        for row in _read_table(file, fields, columns=columns, delimiter=delimiter, quoted=quoted)
+      ]
+      if not rows:
+        raise errors.UserError(f'no rows in {", ".join(files)}')
+      return {
+        name: np.array([row[i] for row in rows], dtype=object if kind is str else kind)
+        for i, (name, kind) in enumerate(fields.items())
+      }
+
+    super().__init__(read, split_to_filepattern)
+
+
+class TsvDataSource(CsvDataSource):
+  """Tab-separated values; as CsvDataSource otherwise."""
+
+  def __init__(
+    self, split_to_filepattern: Mapping[str, FilePatterns], fields: Fields, **csv_options
+  ):
+    super().__init__(split_to_filepattern, fields, delimiter='\t', **csv_options)
+
+
+@contextlib.contextmanager
+def readable_errors():
+  """Turns what a data source said inside tf.data back into the UserError it was."""
+  try:
+    yield
+  except tf.errors.OpError as error:
+    message = re.search(_MESSAGE.format('(.*?)'), error.message, re.DOTALL)
+    if message:
+      raise errors.UserError(message[1]) from None
+    if isinstance(error, tf.errors.DataLossError):
+      raise errors.UserError(f'a data file is damaged or cut short: {error.message}') from None
+    raise
+
+
+def matching_files(patterns: FilePatterns) -> list[str]:
+  """Expands paths and globs; a pattern without a file is a UserError, and so is a .gz that is not gzip.
+
+  Args:
+    patterns: one path or glob, or several; remote ones (gs://...) as TensorFlow reads them.
+
+  Returns:
+    Paths, sorted within each pattern.
+  """
+  files = []
+  for pattern in [patterns] if isinstance(patterns, str) else patterns:
+    matches = (
+      sorted(tf.io.gfile.glob(pattern))
+      if glob.has_magic(pattern)
+      else [pattern] * tf.io.gfile.exists(pattern)
+    )
+    if not matches:
+      raise errors.UserError(f'no file matches {pattern!r}')
+    files.extend(matches)
+  for file in files:
+    if file.endswith('.gz'):
+      with tf.io.gfile.GFile(file, 'rb') as opened:
+        if opened.read(2) != b'\x1f\x8b':
+          raise errors.UserError(f'{file} is named .gz but is not gzip: rename or compress it')
+  return files
+
+
+def _typed(fields):
+  fields = dict(fields) if isinstance(fields, Mapping) else dict.fromkeys(fields, str)
+  for name, kind in fields.items():
+    if kind not in _DTYPES:
+      raise errors.UserError(f'field {name!r} has type {kind!r}: use str, int, float or bool')
+  return fields
+
+
+# --- Lines, parsed one by one inside tf.data ---
+
+
+def _read_lines(file, *, fields, parse):
+  """One file (a scalar string tensor) as a dataset of parsed lines."""
+  compression = tf.where(tf.strings.regex_full_match(file, r'.*\.gz'), 'GZIP', '')
+  lines = tf.data.TextLineDataset(file, compression_type=compression).enumerate(start=1)
+  lines = lines.filter(lambda number, line: tf.strings.strip(line) != '')
+
+  def parse_in_graph(number, line):
+    values = tf.numpy_function(parse, [file, number, line], [_DTYPES[k] for k in fields.values()])
+    return {name: tf.ensure_shape(v, []) for name, v in zip(fields, values, strict=True)}
+
+  return lines.map(parse_in_graph)
+
+
+def _parse_line(file, number, line, *, fields, convert):
+  """Values of `fields` in one line; for tf.numpy_function. Any mistake carries the place where it is."""
+  try:
+    try:
+      text = line.decode('utf-8-sig' if number == 1 else 'utf-8')
+      example = convert(text)
+    except UnicodeDecodeError as error:
+      raise errors.UserError(f'not UTF-8 at byte {error.start + 1} of the line') from None
+    except json.JSONDecodeError as error:
+      raise errors.UserError(f'not JSON: {error.msg} at column {error.colno}') from None
+    if not isinstance(example, dict):
+      raise errors.UserError(f'a JSON object is needed, this is {_shortened(example)}')
+    return [_json_value(example, name, kind) for name, kind in fields.items()]
+  except errors.UserError as error:
+    where = f'{file.decode()}, line {number}: {error}'
+    raise errors.UserError(_MESSAGE.format(where)) from None
+
+
+def _json_value(example, name, kind):
+  if name not in example:
+    raise errors.UserError(f'no field {name!r}; the line has {", ".join(map(repr, example))}')
+  value = example[name]
+  if type(value) is not kind and not (kind is float and type(value) is int):
+    raise errors.UserError(
+      f'field {name!r} is {_shortened(value)}, but was declared as {kind.__name__}'
+    )
+  # As an object, since an array of bytes would lose trailing zeros.
+  return np.array(value.encode() if kind is str else value, _DTYPES[kind].as_numpy_dtype)
+
+
+def _shortened(value):
+  text = json.dumps(value)
+  return text if len(text) <= 60 else text[:57] + '...'
+
+
+# --- Tables, read whole ---
+
+
+def _read_table(file, fields, *, columns, delimiter, quoted):
+  """Rows of the wanted values; a mistake names the line on which its row begins."""
+  reader = csv.reader(
+    _text_lines(file),
+    delimiter=delimiter,
+    quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+    strict=True,
+  )
+  rows = []
+  begins = 1
+  try:
+    if columns is None:
+      columns = next(reader, None)
+      if columns is None:
+        raise errors.UserError('the file is empty, its first line should name the columns')
+    missing = [name for name in fields if name not in columns]
+    if missing:
+      raise errors.UserError(
+        f'no column {missing[0]!r}; the columns are {", ".join(map(repr, columns))}'
+      )
+    positions = [columns.index(name) for name in fields]
+    begins = reader.line_num + 1
+    for row in reader:
+      if row and len(row) != len(columns):
+        raise errors.UserError(f'{len(row)} values for {len(columns)} columns')
+      if row:
+        rows.append(
+          [
+            _table_value(row[position], name, kind)
+            for position, (name, kind) in zip(positions, fields.items(), strict=True)
+          ]
+        )
+      begins = reader.line_num + 1
+  except csv.Error as error:
+    hint = '; if quotes are plain characters in this file, pass quoted=False' if quoted else ''
+    raise errors.UserError(f'{file}, line {begins}: {error}{hint}') from None
+  except errors.UserError as error:
+    raise errors.UserError(f'{file}, line {begins}: {error}') from None
+  return rows
+
+
+def _text_lines(file):
+  """Lines of a file as text, with their ends, which may stand within quotes."""
+  with tf.io.gfile.GFile(file, 'rb') as raw:
+    data = raw.read()
+  try:
+    data = gzip.decompress(data) if file.endswith('.gz') else data
+  except (EOFError, OSError) as error:
+    raise errors.UserError(f'{file} is damaged or cut short: {error}') from None
+  for number, line in enumerate(data.splitlines(keepends=True), start=1):
+    try:
+      yield line.decode('utf-8-sig' if number == 1 else 'utf-8')
+    except UnicodeDecodeError as error:
+      raise errors.UserError(f'not UTF-8 at byte {error.start + 1} of line {number}') from None
+
+
+def _table_value(text, name, kind):
+  if kind is str:
+    return text
+  if kind is bool and text.lower() in ('true', 'false', '1', '0'):
+    return text.lower() in ('true', '1')
+  try:
+    if kind is not bool:
+      return kind(text)
+  except ValueError:
+    pass
+  raise errors.UserError(
+    f'column {name!r} is {_shortened(text)}, but was declared as {kind.__name__}'
+  )
