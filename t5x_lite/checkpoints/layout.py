@@ -6,6 +6,7 @@ under `layers` with a leading layer axis; the functions here plan how one form i
 other, for parameters and optimizer state alike, by name and shape only. `manager.py` does the IO.
 """
 
+import collections
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
@@ -132,9 +133,9 @@ def differences(origins: Mapping[str, Origin], wanted: Mapping[str, tuple[int, .
   if missing:
     sentences.append(f'it lacks {_few(map(_short, missing))}')
   if unexpected:
-    sentences.append(f'the model has no {_few(map(_short, unexpected))}')
+    sentences.append(f'this run has no {_few(map(_short, unexpected))}')
   if reshaped:
-    sentences.append(f'shapes in the checkpoint against the model: {_few(reshaped)}')
+    sentences.append(f'shapes in the checkpoint against this run: {_few(reshaped)}')
   return sentences
 
 
@@ -172,14 +173,41 @@ def abstract_source(origin: Origin, wanted: jax.ShapeDtypeStruct, saved_shape: t
   return jax.ShapeDtypeStruct(saved_shape, wanted.dtype, sharding=sharding)
 
 
-def assemble(origin: Origin, wanted: jax.ShapeDtypeStruct, loaded: Mapping[str, jax.Array]):
-  """Makes one array of the run from the loaded arrays it is planned to come from."""
+def abstract_leaf(leaf) -> jax.ShapeDtypeStruct:
+  """Shape, dtype and sharding to read an array with: on one device, unless `leaf` says where."""
+  sharding = getattr(leaf, 'sharding', None)
+  if sharding is None:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def assemble(
+  origins: Mapping[str, Origin],
+  wanted: Mapping[str, jax.ShapeDtypeStruct],
+  loaded: dict[str, jax.Array],
+) -> dict[str, jax.Array]:
+  """Makes every array of the run from the loaded ones.
+
+  Each loaded array is let go of (taken out of `loaded`) after its last use, so that no more than
+  one stack exists in both forms at a time.
+  """
+  uses = collections.Counter(name for origin in origins.values() for name in origin.names)
+  made = {}
+  for name, origin in origins.items():
+    made[name] = _make(origin, wanted[name].sharding, loaded)
+    for source in origin.names:
+      uses[source] -= 1
+      if not uses[source]:
+        del loaded[source]
+  return made
+
+
+def _make(origin, sharding, loaded):
   if origin.stacked:
-    layers = [loaded[name] for name in origin.names]
-    return jax.jit(_stack, out_shardings=wanted.sharding)(layers)
+    return jax.jit(_stack, out_shardings=sharding)([loaded[name] for name in origin.names])
   array = loaded[origin.names[0]]
   if origin.index is not None:
-    return jax.jit(_layer, out_shardings=wanted.sharding)(array, origin.index)
+    return jax.jit(_layer, out_shardings=sharding)(array, origin.index)
   return array
 
 

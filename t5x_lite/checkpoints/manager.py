@@ -65,9 +65,8 @@ class CheckpointManager:
         where it is not finite, is never among the best.
       best_mode: 'max' or 'min'.
     """
-    for name, value in (
-      ('keep_last', keep_last), ('keep_every', keep_every), ('keep_best', keep_best)
-    ):  # fmt: skip
+    counts = {'keep_last': keep_last, 'keep_every': keep_every, 'keep_best': keep_best}
+    for name, value in counts.items():
       if value is not None and value < 1:
         raise errors.UserError(f'{name}={value} must be at least 1, or None to switch it off')
     if best_mode not in ('max', 'min'):
@@ -86,8 +85,18 @@ class CheckpointManager:
 
   def steps(self) -> list[int]:
     """The steps of the complete checkpoints, ascending."""
-    found = ocp.path.step.standard_name_format().find_all(self.directory)
-    return sorted(checkpoint.step for checkpoint in found if checkpoint.commit_timestamp_nsecs)
+    if not self.directory.is_dir():
+      return []
+    names = (child.name for child in self.directory.iterdir())
+    return sorted(step for step in {int(n) for n in names if n.isdecimal()} if self._is_there(step))
+
+  def _is_there(self, step: int) -> bool:
+    """Whether the checkpoint is complete, by what Orbax writes last."""
+    try:
+      found = ocp.path.step.standard_name_format().find_step(self.directory, step)
+    except (OSError, ValueError):  # No folder, or deleted at this very moment by the run.
+      return False
+    return found.commit_timestamp_nsecs is not None
 
   def latest_step(self) -> int | None:
     """The newest complete checkpoint's step, which may be 0; None if there is no checkpoint."""
@@ -126,7 +135,7 @@ class CheckpointManager:
       UserError: this save, or the one before it in the background, could not be written.
     """
     self.wait()
-    if step in self.steps():
+    if self._is_there(step):
       return False
     run_files = _RunFiles(
       metadata=json.dumps(dict(metadata or {}), indent=2, sort_keys=True),
@@ -218,34 +227,30 @@ class CheckpointManager:
 
   def metadata(self, step: int) -> dict[str, Any]:
     """What `save` was given to describe the run."""
+    self._check_exists(step)
     return self._read_json(step, 'metadata.json')
 
   def metrics(self, step: int) -> dict[str, float | None]:
     """The metrics `save` was given; those that were not finite are None."""
+    self._check_exists(step)
     return self._read_json(step, 'metrics.json')
 
   def _load(self, step: int, items: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Reads the arrays of some items, by name, after checking that all of them fit."""
     self._check_exists(step)
-    plans = {}
-    saved = {}
-    problems = []
-    try:
-      for item in items:
+    saved, plans = {}, {}
+    # Parameters first: where the model differs, the optimizer's state says nothing new.
+    for item, wanted in sorted(items.items()):
+      try:
         saved[item] = self._saved_shapes(step, item)
-    except Exception as error:
-      raise self._damaged(step, error) from error
-    for item, wanted in items.items():
+      except Exception as error:
+        raise self._damaged(step, error) from error
       shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
       plans[item] = layout.plan(saved[item], shapes)
-      problems += layout.differences(plans[item], shapes)
-    if problems:
-      raise errors.UserError(
-        f'checkpoint {self.path(step)} does not fit this model and optimizer: '
-        f'{"; ".join(problems)}; use the configuration it was trained with'
-      )
+      if problems := layout.differences(plans[item], shapes):
+        raise self._misfit(step, item, problems)
     abstract = {
-      item: {name: _abstract_leaf(leaf) for name, leaf in wanted.items()}
+      item: {name: layout.abstract_leaf(leaf) for name, leaf in wanted.items()}
       for item, wanted in items.items()
     }
     to_read: dict[str, dict[str, Any]] = {item: {} for item in items}
@@ -265,7 +270,7 @@ class CheckpointManager:
       raise self._damaged(step, error) from error
     leaves = {}
     for item in items:
-      made = _assemble_all(plans[item], abstract[item], layout.flatten(trees.pop(item)))
+      made = layout.assemble(plans[item], abstract[item], layout.flatten(trees.pop(item)))
       leaves |= {
         name: np.asarray(made[name]) if isinstance(leaf, np.ndarray) else made[name]
         for name, leaf in items[item].items()
@@ -279,17 +284,29 @@ class CheckpointManager:
     return {name: tuple(leaf.shape) for name, leaf in layout.flatten(tree).items()}
 
   def _check_exists(self, step: int):
-    steps = self.steps()
-    if step not in steps:
+    if not self._is_there(step):
+      steps = self.steps()
       there = f'there are {_listed(steps)}' if steps else 'there is none'
       raise errors.UserError(f'no checkpoint of step {step} in {self.directory}: {there}')
 
   def _read_json(self, step: int, name: str):
-    self._check_exists(step)
     try:
       return json.loads((self.path(step) / 'run' / name).read_text())
     except (OSError, ValueError) as error:
       raise self._damaged(step, error) from error
+
+  def _misfit(self, step: int, item: str, problems: list[str]) -> errors.UserError:
+    whose, remedy = {
+      'params': ('model', 'use the model configuration it was trained with'),
+      'training': (
+        'optimizer',
+        'use the optimizer it was trained with, or start a new run from its parameters '
+        '(INITIAL_CHECKPOINT_PATH)',
+      ),
+    }[item]
+    return errors.UserError(
+      f'checkpoint {self.path(step)} does not fit this {whose}: {"; ".join(problems)}; {remedy}'
+    )
 
   def _damaged(self, step: int, error: Exception) -> errors.UserError:
     others = [other for other in self.steps() if other != step]
@@ -323,7 +340,7 @@ class CheckpointManager:
     steps = self.steps()
     scores = {}
     if self._keep_best is not None:
-      scores = {step: self.metrics(step).get(self._best_metric) for step in steps}
+      scores = {step: self._score(step) for step in steps}
     keep = steps_to_keep(
       steps, scores, self._keep_last, self._keep_every, self._keep_best, self._best_mode
     )
@@ -334,6 +351,13 @@ class CheckpointManager:
         self.path(step).rename(doomed).rmtree()
       except OSError as error:
         logging.warning('could not delete the old checkpoint %s: %s', self.path(step), error)
+
+  def _score(self, step: int) -> float | None:
+    try:
+      return self._read_json(step, 'metrics.json').get(self._best_metric)
+    except errors.UserError as error:
+      logging.warning('%s', error)  # An old checkpoint's damage must not stop the run.
+      return None
 
 
 def steps_to_keep(
@@ -452,30 +476,6 @@ def _to_save(leaves: Mapping[str, Any]) -> dict[str, Any]:
   return {
     name: leaf if isinstance(leaf, jax.Array) else np.array(leaf) for name, leaf in leaves.items()
   }
-
-
-def _abstract_leaf(leaf) -> jax.ShapeDtypeStruct:
-  """Shape, dtype and sharding to read an array with: on one device, unless told otherwise."""
-  sharding = getattr(leaf, 'sharding', None)
-  if sharding is None:
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _assemble_all(origins, wanted, loaded):
-  """Makes every array of a run, letting go of each loaded one after its last use."""
-  uses: dict[str, int] = {}
-  for origin in origins.values():
-    for name in origin.names:
-      uses[name] = uses.get(name, 0) + 1
-  made = {}
-  for name, origin in origins.items():
-    made[name] = layout.assemble(origin, wanted[name], loaded)
-    for source in origin.names:
-      uses[source] -= 1
-      if not uses[source]:
-        del loaded[source]
-  return made
 
 
 def _finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:

@@ -84,8 +84,8 @@ def test_differences_name_missing_unexpected_and_reshaped_arrays():
   wanted = {'params/encoder/layers_0/mlp/wi_0/kernel': (4, 8), 'params/embedding': (32, 4)}
   assert layout.differences(layout.plan(saved, wanted), wanted) == [
     'it lacks encoder/layers_0/mlp/wi_0/kernel',
-    'the model has no encoder/layers_0/mlp/wi/kernel',
-    'shapes in the checkpoint against the model: embedding [16, 4] against [32, 4]',
+    'this run has no encoder/layers_0/mlp/wi/kernel',
+    'shapes in the checkpoint against this run: embedding [16, 4] against [32, 4]',
   ]
 
 
@@ -95,10 +95,10 @@ def test_a_different_number_of_layers_shows_whatever_the_form():
   scanned_deeper = {'encoder/layers/wi': (3, 3)}
   assert layout.differences(layout.plan(apart, deeper), deeper) == ['it lacks encoder/layers_2/wi']
   assert layout.differences(layout.plan(apart, scanned_deeper), scanned_deeper) == [
-    'shapes in the checkpoint against the model: encoder/layers/wi [2, 3] against [3, 3]'
+    'shapes in the checkpoint against this run: encoder/layers/wi [2, 3] against [3, 3]'
   ]
   assert layout.differences(layout.plan(scanned_deeper, apart), apart) == [
-    'the model has no encoder/layers_2/wi'
+    'this run has no encoder/layers_2/wi'
   ]
 
 

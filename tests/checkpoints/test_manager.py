@@ -40,10 +40,12 @@ def _params(*, scanned, num_layers=3, mlp_dim=16, seed=0):
 
 
 def _state(step=7, *, optimizer=None, **kwargs):
-  params = _params(**({'scanned': False} | kwargs))
-  return train_state.TrainState(
-    jnp.asarray(step), params, (optimizer or optax.adamw(1e-3)).init(params)
-  )
+  return _state_of(_params(**({'scanned': False} | kwargs)), step, optimizer)
+
+
+def _state_of(params, step=7, optimizer=None):
+  optimizer = optimizer or optax.adamw(1e-3)
+  return train_state.TrainState(jnp.asarray(step), params, optimizer.init(params))
 
 
 def _abstract(state, sharding=None):
@@ -227,19 +229,19 @@ def test_a_checkpoint_of_another_model_says_which_parameters_differ(directory):
   params = _params(scanned=False, mlp_dim=24)
   params['encoder']['layers_0']['mlp']['wi_0'] = params['encoder']['layers_0']['mlp'].pop('wi')
   with pytest.raises(errors.UserError) as caught:
-    manager.restore_params(7, _abstract(params))
+    manager.restore(7, _abstract(_state_of(params)))
   message = str(caught.value)
-  assert f'checkpoint {directory}/7 does not fit' in message
+  assert f'checkpoint {directory}/7 does not fit this model' in message
   assert 'it lacks encoder/layers_0/mlp/wi_0/kernel' in message
-  assert 'the model has no encoder/layers_0/mlp/wi/kernel' in message
+  assert 'this run has no encoder/layers_0/mlp/wi/kernel' in message
   assert 'encoder/layers_1/mlp/wi/kernel [8, 16] against [8, 24]' in message
-  assert '\n' not in message
+  assert '\n' not in message and 'opt_state' not in message
 
 
 def test_a_checkpoint_of_another_optimizer_is_refused_but_gives_its_parameters(directory):
   manager = _saved(directory)
   adafactor = _state(optimizer=optax.adafactor(1e-3))
-  with pytest.raises(errors.UserError, match='it lacks opt_state/'):
+  with pytest.raises(errors.UserError, match='does not fit this optimizer: it lacks opt_state/'):
     manager.restore(7, _abstract(adafactor))
   manager.restore_params(7, _abstract(adafactor.params))
 
