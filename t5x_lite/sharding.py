@@ -127,48 +127,57 @@ def check_batch_size(batch_size, mesh, num_microbatches=1):
     )
 
 
-def state_shardings(state, logical_params, mesh, rules):
-  """Returns the tree of NamedSharding of a train state.
+def replicated(mesh):
+  """The sharding of what every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
 
-  Parameters follow the rules. An array of the optimizer state follows the parameter whose
-  name its own path ends with: the whole sharding if the shapes agree, the sharding of the
-  remaining axes if it lacks one, and otherwise it is replicated.
+
+def param_shardings(params, logical, mesh, rules):
+  """Returns the tree of NamedSharding that the rules give parameters.
 
   Args:
-    state: `TrainState` of arrays or of shapes.
-    logical_params: tree of `PartitionSpec`s of logical axes, shaped like `state.params`.
+    params: tree of arrays or of shapes.
+    logical: tree of `PartitionSpec`s of logical axes.
     mesh: the mesh.
     rules: see `MeshConfig`.
 
   Raises:
     UserError: if an axis of a parameter does not divide by its mesh axes.
   """
-  shardings = nn.logical_to_mesh_sharding(logical_params, mesh, tuple(rules))
-  params = {
-    names(path): (leaf.shape, spec.spec)
-    for (path, leaf), spec in zip(
-      jax.tree_util.tree_leaves_with_path(state.params), jax.tree.leaves(shardings), strict=True
+  shardings = nn.logical_to_mesh_sharding(logical, mesh, tuple(rules))
+
+  def check(path, param, sharding):
+    _check_divisible('/'.join(names(path)), param.shape, sharding.spec, mesh)
+
+  jax.tree_util.tree_map_with_path(check, params, shardings)
+  return shardings
+
+
+def optimizer_shardings(opt_state, params, shardings, mesh):
+  """Returns the tree of NamedSharding of an optimizer's state.
+
+  An array follows the parameter whose name its own path ends with: the whole sharding if the
+  shapes agree, that of the remaining axes if it lacks one, and otherwise it is replicated.
+  """
+  of_params = {
+    names(path): (param.shape, sharding.spec)
+    for (path, param), sharding in zip(
+      jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True
     )
   }
-  for name, (shape, spec) in params.items():
-    _check_divisible('/'.join(name), shape, spec, mesh)
 
   def follow(path, leaf):
     path = names(path)
     suffixes = (path[i:] for i in range(len(path)))
-    shape, spec = next((params[s] for s in suffixes if s in params), ((), PartitionSpec()))
+    shape, spec = next((of_params[s] for s in suffixes if s in of_params), ((), PartitionSpec()))
     return NamedSharding(mesh, _derived_spec(leaf.shape, shape, spec))
 
-  return state.replace(
-    step=NamedSharding(mesh, PartitionSpec()),
-    params=shardings,
-    opt_state=jax.tree_util.tree_map_with_path(follow, state.opt_state),
-  )
+  return jax.tree_util.tree_map_with_path(follow, opt_state)
 
 
 def _derived_spec(shape, param_shape, param_spec):
   """Returns the spec of an array that goes with a parameter, by its shape."""
-  axes = tuple(param_spec) + (None,) * (len(param_shape) - len(param_spec))
+  axes = _padded(param_spec, len(param_shape))
   if shape == param_shape:
     return PartitionSpec(*axes)
   for i in range(len(param_shape)):

@@ -28,47 +28,80 @@ class TrainState:
   opt_state: Any
 
 
-def _initializer(model, optimizer):
-  """Returns the function (key) -> TrainState with its logical axes still attached."""
-  tokens = np.ones((1, 2), np.int32)
-  batch = dict.fromkeys(
-    ('encoder_input_tokens', 'decoder_input_tokens', 'decoder_target_tokens'), tokens
-  )
-
-  def init(key):
-    boxed = model.init(key, batch)['params']
-    params = nn.meta.unbox(boxed)
-    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    return state, nn.get_partition_spec(boxed)
-
-  return init
+def abstract_params(model, mesh, rules):
+  """Returns the parameters as `jax.ShapeDtypeStruct`s with their shardings."""
+  params, logical = _abstract_params(model)
+  return _with_shardings(params, sharding.param_shardings(params, logical, mesh, rules))
 
 
 def abstract_state(model, optimizer, mesh, rules):
   """Returns the TrainState as `jax.ShapeDtypeStruct`s with their shardings; no memory is used."""
-  init = _initializer(model, optimizer)
-  logical = {}
-
-  def shapes(key):
-    state, logical['params'] = init(key)
-    return state
-
-  state = jax.eval_shape(shapes, jax.random.key(0))
-  shardings = sharding.state_shardings(state, logical['params'], mesh, rules)
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, shardings
+  params, logical = _abstract_params(model)
+  shardings = sharding.param_shardings(params, logical, mesh, rules)
+  opt_state = jax.eval_shape(optimizer.init, params)
+  scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh))
+  return TrainState(
+    step=scalar,
+    params=_with_shardings(params, shardings),
+    opt_state=_with_shardings(
+      opt_state, sharding.optimizer_shardings(opt_state, params, shardings, mesh)
+    ),
   )
 
 
-def create(model, optimizer, abstract, seed):
-  """Returns a new TrainState, every array made where its shard lives.
+def create_params(model, abstract, seed):
+  """Returns new parameters, every array made where its shard lives.
 
   Args:
     model: Flax module.
-    optimizer: optax optimizer.
-    abstract: from `abstract_state`.
-    seed: of the parameters.
+    abstract: from `abstract_params`.
+    seed: of the random initialization.
   """
-  init = _initializer(model, optimizer)
-  shardings = jax.tree.map(lambda x: x.sharding, abstract)
-  return jax.jit(lambda key: init(key)[0], out_shardings=shardings)(jax.random.key(seed))
+
+  def init(key):
+    return nn.meta.unbox(_init(model, key))
+
+  return jax.jit(init, out_shardings=_shardings(abstract))(jax.random.key(seed))
+
+
+def create(optimizer, params, abstract):
+  """Returns the TrainState at step 0.
+
+  Args:
+    optimizer: optax optimizer.
+    params: new or restored parameters.
+    abstract: from `abstract_state`.
+  """
+  init = jax.jit(optimizer.init, out_shardings=_shardings(abstract.opt_state))
+  step = jax.device_put(jnp.zeros((), jnp.int32), abstract.step.sharding)
+  return TrainState(step=step, params=params, opt_state=init(params))
+
+
+def _init(model, key):
+  """Returns the parameters in the boxes that hold their logical axes."""
+  tokens = np.ones((1, 2), np.int32)
+  features = ('encoder_input_tokens', 'decoder_input_tokens', 'decoder_target_tokens')
+  return model.init(key, dict.fromkeys(features, tokens))['params']
+
+
+def _abstract_params(model):
+  """Returns (shapes, `PartitionSpec`s of logical axes) of the parameters."""
+  logical = None
+
+  def init():
+    nonlocal logical
+    boxed = _init(model, jax.random.key(0))
+    logical = nn.get_partition_spec(boxed)
+    return nn.meta.unbox(boxed)  # While tracing: under a mesh it constrains the sharding.
+
+  return jax.eval_shape(init), logical
+
+
+def _with_shardings(tree, shardings):
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+  )
+
+
+def _shardings(abstract):
+  return jax.tree.map(lambda x: x.sharding, abstract)

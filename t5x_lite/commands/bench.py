@@ -1,0 +1,301 @@
+"""`t5x-lite bench`: how fast a model trains and decodes, and how fast its data comes."""
+
+HELP = 'measure training, decoding or data: time, memory, FLOPs'
+USES_GIN = True
+DEFAULT_GIN_FILES = ('runs/bench.gin',)
+
+
+def add_arguments(parser):
+  """Adds what to measure and how to print it."""
+  parser.add_argument(
+    'what',
+    choices=('train', 'decode', 'data'),
+    help='the train step and greedy decoding, both on random tokens, or the batches of a task',
+  )
+  parser.add_argument('--json', action='store_true', help='print one JSON object')
+
+
+def run(args):
+  """Measures and prints."""
+  import json
+
+  from t5x_lite import configuration
+
+  measure = {'train': train, 'decode': decode, 'data': data}[args.what]
+  figures = configuration.configured(measure)()
+  if args.json:
+    print(json.dumps(figures))
+  else:
+    width = max(map(len, figures))
+    for name, value in figures.items():
+      print(f'{name:<{width}}  {_readable(value)}')
+
+
+def train(
+  *,
+  model,
+  optimizer,
+  learning_rate,
+  loss,
+  mesh,
+  batch_size=8,
+  task_feature_lengths=None,
+  steps=5,
+  num_microbatches=1,
+):
+  """Times the train step on one batch of random tokens without padding.
+
+  Args:
+    model: `models.config.T5Config`.
+    optimizer: function of a learning rate that returns an optax optimizer.
+    learning_rate: schedule.
+    loss: `losses.LossConfig`.
+    mesh: `sharding.MeshConfig`.
+    batch_size: rows per step, over all devices.
+    task_feature_lengths: {'inputs': tokens, 'targets': tokens}.
+    steps: steps timed, after one that is not.
+    num_microbatches: parts of a batch whose gradients are accumulated.
+
+  Returns:
+    dict of figures, seconds and bytes.
+  """
+  import functools
+  import time
+
+  import jax
+
+  from t5x_lite import sharding
+  from t5x_lite.models import encoder_decoder
+  from t5x_lite.monitoring import flops
+  from t5x_lite.training import state as training_state
+  from t5x_lite.training import step as training_step
+
+  lengths = task_feature_lengths
+  devices = sharding.make_mesh(mesh)
+  sharding.check_batch_size(batch_size, devices, num_microbatches)
+  module = encoder_decoder.T5(model)
+  transformation = optimizer(learning_rate)
+  batch_sharding = sharding.batch_sharding(devices)
+  batch = jax.device_put(_random_batch(model, batch_size, lengths), batch_sharding)
+  with sharding.activate(devices, mesh.rules):
+    abstract = training_state.abstract_state(module, transformation, devices, mesh.rules)
+    params = training_state.create_params(module, abstract.params, seed=0)
+    state = training_state.create(transformation, params, abstract)
+    step = training_step.jit_train_step(
+      functools.partial(
+        training_step.train_step,
+        model=module,
+        optimizer=transformation,
+        loss_config=loss,
+        schedule=learning_rate,
+        seed=0,
+        num_microbatches=num_microbatches,
+      ),
+      abstract,
+      batch_sharding,
+    )
+    start = time.perf_counter()
+    compiled = step.lower(abstract, batch).compile()
+    compile_seconds = time.perf_counter() - start
+
+    times = []
+    for _ in range(steps + 1):
+      start = time.perf_counter()
+      state, metrics = compiled(state, batch)
+      jax.block_until_ready((state, metrics))
+      times.append(time.perf_counter() - start)
+  work = flops.train_step_flops(model, batch_size, lengths['inputs'], lengths['targets'])
+  seconds = _median(times[1:])
+  return {
+    'parameters': sum(x.size for x in jax.tree.leaves(state.params)),
+    **_times('step', times[1:]),
+    'compile_seconds': compile_seconds,
+    'tokens_per_second': batch_size * (lengths['inputs'] + lengths['targets']) / seconds,
+    **_work(work, seconds, model.dtype),
+    'temporary_bytes': compiled.memory_analysis().temp_size_in_bytes,
+    **_peak_memory(),
+    'loss': float(metrics['loss']),
+  }
+
+
+def decode(*, model, mesh, batch_size=8, task_feature_lengths=None, new_tokens=64, steps=5):
+  """Times greedy decoding of `new_tokens` tokens, whatever they are, for a batch of random inputs.
+
+  Args:
+    model: `models.config.T5Config`.
+    mesh: `sharding.MeshConfig`.
+    batch_size: inputs, over all devices.
+    task_feature_lengths: {'inputs': tokens}.
+    new_tokens: tokens decoded; none of them ends a sequence.
+    steps: batches timed, after one that is not.
+
+  Returns:
+    dict of figures, seconds and bytes.
+  """
+  import functools
+  import time
+
+  import jax
+
+  from t5x_lite import sharding
+  from t5x_lite.decoding import sampling
+  from t5x_lite.models import encoder_decoder
+  from t5x_lite.monitoring import flops
+  from t5x_lite.training import state as training_state
+
+  inputs_length = task_feature_lengths['inputs']
+  devices = sharding.make_mesh(mesh)
+  sharding.check_batch_size(batch_size, devices)
+  lengths = {'inputs': inputs_length, 'targets': 1}
+  tokens = jax.device_put(
+    _random_batch(model, batch_size, lengths)['encoder_input_tokens'],
+    sharding.batch_sharding(devices),
+  )
+  with sharding.activate(devices, mesh.rules):
+    module = encoder_decoder.T5(model)
+    abstract = training_state.abstract_params(module, devices, mesh.rules)
+    params = training_state.create_params(module, abstract, seed=0)
+    no_token = -1  # No sequence ends before its time.
+    greedy = jax.jit(
+      functools.partial(sampling.greedy, model, max_length=new_tokens, eos_id=no_token)
+    )
+    start = time.perf_counter()
+    compiled = greedy.lower(params, tokens).compile()
+    compile_seconds = time.perf_counter() - start
+    times = []
+    for _ in range(steps + 1):
+      start = time.perf_counter()
+      jax.block_until_ready(compiled(params, tokens))
+      times.append(time.perf_counter() - start)
+  cost = flops.decode_cost(model, batch_size, inputs_length, new_tokens)
+  seconds = _median(times[1:])
+  return {
+    'parameters': sum(x.size for x in jax.tree.leaves(params)),
+    **_times('batch', times[1:]),
+    'compile_seconds': compile_seconds,
+    'new_tokens_per_second': batch_size * new_tokens / seconds,
+    **_work(cost.flops, seconds, model.dtype),
+    'weight_and_cache_bytes_per_second': cost.steps * cost.step_bytes / seconds,
+    **_peak_memory(),
+  }
+
+
+def data(
+  *, mixture_or_task_name, task_feature_lengths, batch_size=8, steps=50, pack=True, use_cached=False
+):
+  """Times the batches of a task, as training reads them, on this host alone.
+
+  Args:
+    mixture_or_task_name: name in the registry.
+    task_feature_lengths: {'inputs': tokens, 'targets': tokens}.
+    batch_size: rows per batch.
+    steps: batches timed, after one that is not.
+    pack: put several examples into one row.
+    use_cached: read the task from seqio's cache.
+
+  Returns:
+    dict of figures.
+  """
+  import time
+
+  import numpy as np
+
+  from t5x_lite.data import batches
+
+  start = time.perf_counter()
+  dataset = batches.DatasetConfig(
+    mixture_or_task_name=mixture_or_task_name,
+    task_feature_lengths=task_feature_lengths,
+    split='train',
+    batch_size=batch_size,
+    shuffle=True,
+    seed=0,
+    pack=pack,
+    use_cached=use_cached,
+  )
+  iterator = iter(batches.train_batches(dataset))
+  next(iterator)
+  first_seconds = time.perf_counter() - start
+  tokens = positions = 0
+  start = time.perf_counter()
+  for _ in range(steps):
+    batch = next(iterator)
+    for name in ('encoder_input_tokens', 'decoder_target_tokens'):
+      tokens += int(np.count_nonzero(batch[name]))
+      positions += batch[name].size
+  seconds = time.perf_counter() - start
+  return {
+    'first_batch_seconds': first_seconds,
+    'batches_per_second': steps / seconds,
+    'rows_per_second': steps * batch_size / seconds,
+    'tokens_per_second': tokens / seconds,
+    'padding_share': 1 - tokens / positions,
+    **_peak_memory(),
+  }
+
+
+def _random_batch(model, batch_size, lengths):
+  """Returns a batch of random tokens without padding, by the features' names."""
+  import numpy as np
+
+  random = np.random.default_rng(0)
+
+  def tokens(length):
+    return random.integers(2, model.vocab_size, (batch_size, length), np.int32)
+
+  return {
+    'encoder_input_tokens': tokens(lengths['inputs']),
+    'decoder_input_tokens': tokens(lengths['targets']),
+    'decoder_target_tokens': tokens(lengths['targets']),
+    'decoder_loss_weights': np.ones((batch_size, lengths['targets']), np.int32),
+  }
+
+
+def _median(values):
+  import statistics
+
+  return statistics.median(values)
+
+
+def _times(what, times):
+  return {
+    f'{what}_seconds': _median(times),
+    f'{what}_seconds_min': min(times),
+    f'{what}_seconds_max': max(times),
+  }
+
+
+def _work(work, seconds, dtype):
+  """Returns the FLOPs, their rate, and the share of the devices' peak where it is known."""
+  import jax
+
+  from t5x_lite.monitoring import flops
+
+  peak = flops.peak_flops(jax.devices()[0].device_kind, dtype)
+  return {
+    'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
+    'flops': work,
+    'flops_per_second': work / seconds,
+    'mfu': None if peak is None else work / seconds / (peak * jax.device_count()),
+  }
+
+
+def _peak_memory():
+  """Returns the peak of this process and, where the device counts its own memory, of that."""
+  import resource
+  import sys
+
+  figures = {
+    'peak_process_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+  }
+  jax = sys.modules.get('jax')
+  statistics = jax.local_devices()[0].memory_stats() if jax else None
+  if statistics:
+    figures['peak_device_bytes'] = statistics['peak_bytes_in_use']
+  return figures
+
+
+def _readable(value):
+  if isinstance(value, float):
+    return f'{value:,.4g}' if abs(value) < 1000 else f'{value:,.0f}'
+  return f'{value:,}' if isinstance(value, int) else str(value)
