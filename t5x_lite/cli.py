@@ -66,6 +66,11 @@ def _run(argv):
     from t5x_lite import configuration  # Imports gin, which `--help` does not need.
 
     gin_files = (*args.default_gin_files, *args.gin_file)
+    if not gin_files:
+      raise errors.UserError(
+        'this command is configured by gin files, such as --gin_file=models/t5_1_1_small.gin '
+        '--gin_file=runs/pretrain.gin'
+      )
     configuration.parse(gin_files, overrides, args.gin_search_paths)
   return args.run(args)
 

@@ -12,7 +12,6 @@ This module and nothing else imports gin. It uses parts of `gin.config` that are
 setup.cfg holds gin-config to the release they were read in.
 """
 
-import contextlib
 import difflib
 import functools
 import importlib
@@ -34,6 +33,7 @@ from t5x_lite import errors
 
 _OVERRIDE = re.compile(r'(?:\w+/)*[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*')
 _MACRO = 'gin.macro'
+_FILE_FLAGS = {'MODEL': '--gin_file=models/...'}  # Macros that come with a file.
 # A string is a sequence of strings, but never the one that was meant.
 _NOT_FOR_STRINGS = (abc.Sequence, abc.Iterable, abc.Collection)
 _NOWHERE = config_parser.Location(None, 0, None, '')
@@ -107,7 +107,7 @@ def parse(gin_files, overrides=(), search_paths=()):
   _used.clear()
   for name in gin_files:
     _parse_file(find_gin_file(name, search_paths), search_paths, including=())
-  with _names_in_scope(_Names(gin_config._IMPORTS, import_paths=True)):
+  with _Names(gin_config._IMPORTS, import_paths=True):
     for override in overrides:
       _parse_override(override)
 
@@ -176,6 +176,13 @@ class _Names(gin_config.ParseContext):
       if statement.module != _DYNAMIC_REGISTRATION.module:
         self.process_import(statement)
 
+  def __enter__(self):
+    gin_config._PARSE_CONTEXTS.append(self)
+    return self
+
+  def __exit__(self, *_):
+    gin_config._PARSE_CONTEXTS.pop()
+
   def get_configurable(self, selector):
     value, *_ = self._attributes(selector)
     if callable(value):
@@ -192,14 +199,11 @@ class _Names(gin_config.ParseContext):
 
   def _attributes(self, selector):
     """Returns the object (or None), its parent and the name at which the lookup ended."""
-    root, *names = selector.split('.')
-    parent, value, name = None, self._symbol_table.get(root), root
-    for name in names:
-      if value is None:
-        break
+    name, *names = selector.split('.')
+    parent, value = None, self._symbol_table.get(name)
+    while names and value is not None:
+      name = names.pop(0)
       parent, value = value, getattr(value, name, None)
-      if value is None:
-        break
     return value, parent, name
 
   def _import_path(self, selector):
@@ -231,22 +235,13 @@ class _Names(gin_config.ParseContext):
     return f'{selector} is neither imported nor named in a gin file{near}'
 
 
-@contextlib.contextmanager
-def _names_in_scope(names):
-  gin_config._PARSE_CONTEXTS.append(names)
-  try:
-    yield names
-  finally:
-    gin_config._PARSE_CONTEXTS.pop()
-
-
 def _parse_file(path, search_paths, including):
   """Parses one gin file; `including` are the paths of the files that led here."""
   if path in including:
     raise errors.UserError(f'{path} includes itself')
   parser, line = None, None
   try:
-    with open(path, encoding='utf-8') as file, _names_in_scope(_Names()) as names:
+    with open(path, encoding='utf-8') as file, _Names() as names:
       parser = config_parser.ConfigParser(file, gin_config.ParserDelegate())
       for statement in parser:
         line = statement.location.line_num
@@ -255,10 +250,12 @@ def _parse_file(path, search_paths, including):
         elif isinstance(statement, config_parser.BlockDeclaration):
           names.get_configurable(statement.selector)
         elif isinstance(statement, config_parser.ImportStatement):
-          _import(names, statement)
+          try:
+            names.process_import(statement)
+          except (ImportError, SyntaxError) as error:
+            raise errors.UserError(f'cannot run `{statement.format()}`: {error}') from error
         else:
-          beside = [path.parent, *search_paths]
-          included = find_gin_file(statement.filename, beside)
+          included = find_gin_file(statement.filename, [path.parent, *search_paths])
           _parse_file(included, search_paths, including=(*including, path))
         line = None
       gin_config._IMPORTS.update(names.imports)
@@ -279,13 +276,6 @@ def _syntax_error(error):
     return f'{line}: {message}; is a bracket or a quote left open?'
   text = (error.text or '').strip()
   return f'{error.lineno}: {_first_line(error.msg)}' + (f' in `{text}`' if text else '')
-
-
-def _import(names, statement):
-  try:
-    names.process_import(statement)
-  except (ImportError, SyntaxError) as error:
-    raise errors.UserError(f'cannot run `{statement.format()}`: {error}') from error
 
 
 def _bind(scope, selector, parameter, value):
@@ -343,6 +333,12 @@ def _check(main, given):
   """Walks what `main` uses, with the arguments `given` by its caller, and checks all of it."""
   _used.clear()
   unset, types_wanted = _walk(main, given)
+  if unset and not any(selector == main.selector for _, selector in gin_config._CONFIG):
+    runs = [name for name in packaged_gin_files() if name.startswith('runs/')]
+    raise errors.UserError(
+      f'no gin file sets anything of {_short(main.selector)}; pass --gin_file=... for one that '
+      f'does, such as {", ".join(runs)}'
+    )
   # A value of the wrong type can hide what would have used the others, so types come first.
   for binding, annotation in types_wanted.items():
     _check_type(binding, annotation)
@@ -350,7 +346,7 @@ def _check(main, given):
     if binding.parameter not in _used.get((binding.scope, binding.selector), {}):
       raise errors.UserError(_no_effect(binding, main))
   if unset:
-    flags = ' '.join(f'--gin.{name}=...' for name in unset)
+    flags = ' '.join(_FILE_FLAGS.get(name, f'--gin.{name}=...') for name in unset)
     be = 'is' if len(unset) == 1 else 'are'
     raise errors.UserError(f'{", ".join(unset)} {be} not set; pass {flags}')
 
@@ -438,15 +434,11 @@ def _accepts(annotation, value):
   """Whether a literal fits an annotation; only plain types, their unions and Literal are judged."""
   if annotation is inspect.Parameter.empty or annotation is typing.Any:
     return True
-  if annotation is None or annotation is types.NoneType:
-    return value is None
   origin = typing.get_origin(annotation)
   if origin in (typing.Union, types.UnionType):
     return any(_accepts(choice, value) for choice in typing.get_args(annotation))
   if origin is typing.Literal:
     return value in typing.get_args(annotation)
-  if origin is typing.Annotated:
-    return _accepts(typing.get_args(annotation)[0], value)
   kind = origin or annotation
   if not isinstance(kind, type) or getattr(kind, '_is_protocol', False):
     return True
@@ -467,8 +459,9 @@ def _signature(function):
   try:
     return dict(inspect.signature(function, eval_str=True).parameters)
   except Exception:  # A name in a string annotation may exist for type checkers only.
-    signature = dict(inspect.signature(function).parameters)
-    return {k: p.replace(annotation=p.empty) for k, p in signature.items()}
+    parameters = inspect.signature(function).parameters.values()
+    written = {p.name for p in parameters if isinstance(p.annotation, str)}
+    return {p.name: p.replace(annotation=p.empty) if p.name in written else p for p in parameters}
 
 
 def _without_gin_wrapping(error):

@@ -153,6 +153,12 @@ def test_gin_files_and_overrides_reach_the_command(command, tmp_path):
   assert cli.main(['fake', '--gin.my_module.double.x', '4']) == 8
 
 
+def test_a_gin_command_without_any_gin_file_says_which_to_give(command, capsys):
+  command(lambda args: None, uses_gin=True)
+  assert cli.main(['fake']) == 2
+  assert '--gin_file=models/t5_1_1_small.gin --gin_file=runs/' in capsys.readouterr().err
+
+
 def test_modules_of_the_user_are_imported_from_the_working_directory_or_by_path(command, tmp_path):
   command(lambda args: None)
   for name in ('tasks_by_name', 'tasks_by_path'):

@@ -4,16 +4,20 @@ Gin imports this file as the module `test_configuration`, to configure the funct
 """
 
 import dataclasses
+import inspect
 import textwrap
 import typing
 from collections.abc import Callable, Mapping
 
+import gin
 import jax
 import numpy as np
+import optax
 import pytest
 import test_configuration as this_module
 
 from t5x_lite import configuration, errors
+from t5x_lite.commands import train as train_command
 from t5x_lite.models import config, encoder_decoder
 
 
@@ -189,9 +193,26 @@ def test_all_unset_macros_are_named_with_their_flags(gin_file):
   )
 
 
-def test_a_parameter_that_no_file_sets_is_named():
-  configuration.parse([])
-  assert 'test_configuration.train.shape' in message_of(configuration.configured(this_module.train))
+def test_a_parameter_without_a_value_is_named():
+  configuration.parse([], ['test_configuration.train.model_dir=x'])
+  assert message_of(configuration.configured(this_module.train)) == (
+    'test_configuration.train.shape, test_configuration.train.train_steps are not set; pass '
+    '--gin.test_configuration.train.shape=... --gin.test_configuration.train.train_steps=...'
+  )
+
+
+def test_a_run_file_that_was_forgotten_is_named():
+  configuration.parse(['models/t5_1_1_tiny.gin'], ['MODEL_DIR=/tmp/run'])
+  message = message_of(configuration.configured(this_module.train))
+  assert 'no gin file sets anything of test_configuration.train' in message
+  assert 'runs/pretrain.gin' in message
+
+
+def test_a_model_file_that_was_forgotten_is_named():
+  configuration.parse([], ['test_configuration.describe.model=%MODEL'])
+  assert message_of(configuration.configured(this_module.describe)) == (
+    'MODEL is not set; pass --gin_file=models/...'
+  )
 
 
 def test_the_caller_may_give_arguments_that_gin_does_not():
@@ -358,3 +379,53 @@ def test_model_macros_and_parameters_can_be_overridden():
   )
   assert (model.dtype, model.scan_layers, model.remat_policy) == ('float32', False, 'full')
   assert model.vocab_size == 512
+
+
+RUN_MACROS = [
+  'MODEL_DIR=/tmp/run',
+  'MIXTURE_OR_TASK_NAME=my_task',
+  "TASK_FEATURE_LENGTHS={'inputs': 16, 'targets': 8}",
+  'TRAIN_STEPS=2000',
+]
+
+
+@pytest.mark.parametrize(
+  ('files', 'extra', 'dropout_rate', 'learning_rate'),
+  [
+    (['runs/pretrain.gin'], [], 0.0, 0.01),
+    (['runs/finetune.gin'], ['INITIAL_CHECKPOINT_PATH=/tmp/other'], 0.1, 1e-3),
+    (['runs/pretrain.gin', 'optimizers/adamw.gin'], [], 0.0, 1e-3),
+    (['runs/pretrain.gin', 'optimizers/lion.gin'], [], 0.0, 1e-4),
+    (['runs/pretrain.gin'], ['OPTIMIZER=@optax.sgd', 'optax.sgd.momentum=0.9'], 0.0, 0.01),
+  ],
+)
+def test_run_files_build_what_training_takes(files, extra, dropout_rate, learning_rate):
+  configuration.parse(['models/t5_1_1_tiny.gin', *files], [*RUN_MACROS, *extra])
+  arguments = gin.get_bindings(train_command.train)
+  signature = inspect.signature(train_command.train)
+  signature.bind(**arguments)
+
+  assert arguments['model_dir'] == '/tmp/run'
+  assert arguments['model'].dropout_rate == dropout_rate
+  assert arguments['dataset'].split == 'train'
+  assert arguments['dataset'].task_feature_lengths == {'inputs': 16, 'targets': 8}
+  assert arguments['loop'].train_steps == 2000
+  assert arguments['loss'].z_loss == 1e-4
+  assert arguments['learning_rate'](1000) == pytest.approx(learning_rate)
+  optimizer = arguments['optimizer'](arguments['learning_rate'])
+  assert isinstance(optimizer, optax.GradientTransformation)
+
+
+@pytest.mark.parametrize(
+  ('file', 'also'), [('runs/pretrain.gin', []), ('runs/finetune.gin', ['INITIAL_CHECKPOINT_PATH'])]
+)
+def test_run_files_ask_for_what_only_the_user_knows(file, also):
+  configuration.parse(['models/t5_1_1_tiny.gin', file])
+  message = message_of(configuration.configured(train_command.train))
+  names = message.partition(' are not set')[0].split(', ')
+  assert set(names) == {override.partition('=')[0] for override in RUN_MACROS} | set(also)
+
+
+def test_every_packaged_gin_file_parses():
+  for name in configuration.packaged_gin_files():
+    configuration.parse([name])
