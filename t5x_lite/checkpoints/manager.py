@@ -1,4 +1,4 @@
-"""Checkpoints of a run: MODEL_DIR/checkpoints/STEP/, written by Orbax, asynchronously and atomically.
+"""Checkpoints of a run: MODEL_DIR/checkpoints/STEP/, written asynchronously and atomically.
 
 A checkpoint holds three folders:
 
@@ -6,9 +6,9 @@ A checkpoint holds three folders:
   training/   the rest of the train state: step and optimizer state
   run/        metadata.json, metrics.json and each host's position in the data
 
-Orbax writes all of them into `STEP.orbax-checkpoint-tmp` and renames that folder once everything is
-there, so a folder named by a bare number is a complete checkpoint, whenever the run was killed. This
-is the only module that knows Orbax.
+Orbax writes all of them into `STEP.orbax-checkpoint-tmp` and renames that folder once everything
+is there, so a folder named by a bare number is a complete checkpoint, whenever the run was killed.
+This is the only module that knows Orbax.
 """
 
 import dataclasses

@@ -1,9 +1,9 @@
 """Floating-point operations of a T5, counted from its shapes.
 
-XLA's cost analysis counts the body of a scan once, whatever the number of layers, so MFU cannot rest
-on it. Counted here are the matrix products, two operations for each multiply and add: projections,
-attention over all positions (the mask saves nothing), feed-forward layers and logits. Everything
-else is below one percent. Recomputation (remat) is not counted: it is no useful work.
+XLA's cost analysis counts the body of a scan once, whatever the number of layers, so MFU cannot
+rest on it. Counted here are the matrix products, two operations for each multiply and add:
+projections, attention over all positions (the mask saves nothing), feed-forward layers and logits.
+Recomputation (remat) is not counted: it is no useful work.
 """
 
 import dataclasses

@@ -4,8 +4,9 @@ MODEL_DIR/metrics/train.jsonl has one object a line:
 
   {"step": 120, "time": 1764000000.123, "loss": 2.345, "mfu": null}
 
-`time` is in seconds since 1970. JSON has no NaN or infinity: these are the strings "NaN", "Infinity"
-and "-Infinity", which `float` understands; `read` gives numbers back. null is a value not known.
+`time` is in seconds since 1970. JSON has no NaN or infinity: these are the strings "NaN",
+"Infinity" and "-Infinity", which `float` understands; `read` gives numbers back. null is a value
+not known.
 """
 
 import json
@@ -38,8 +39,8 @@ class MetricWriter:
 
     Args:
       model_dir: the run's folder.
-      resume_step: the step a training run starts from. Lines of later steps, which a killed run wrote
-        after its last checkpoint, are dropped: the steps will be done again. None, for
+      resume_step: the step a training run starts from. Lines of later steps, which a killed run
+        wrote after its last checkpoint, are dropped: the steps will be done again. None, for
         evaluation and inference, leaves everything as it is.
       active: False makes a writer that writes nothing, for all hosts but the first.
       tensorboard: whether to write TensorBoard events too.
@@ -119,7 +120,7 @@ class MetricWriter:
 
 
 def read(path) -> list[dict[str, Any]]:
-  """Reads a file of metrics; what is no whole line is left out, NaN and infinity are floats again."""
+  """Reads a file of metrics: without what is no whole line, NaN and infinity as floats again."""
   lines = []
   for line in pathlib.Path(path).read_bytes().splitlines():
     if (parsed := _parse(line)) is not None:

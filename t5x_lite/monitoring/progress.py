@@ -34,8 +34,8 @@ class Progress:
       start_step: the step a resumed run starts from.
       description: what is going on.
       stream: where to; standard error if None.
-      seconds_between_lines: in a log, the least time from one line to the next; the first and the last step
-        always get one.
+      seconds_between_lines: in a log, the least time from one line to the next; the first and the
+        last step always get one.
       clock: seconds.
     """
     self._total_steps = total_steps

@@ -13,7 +13,8 @@ def count_tokens(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
   """Counts the tokens of a batch on the host.
 
   Args:
-    batch: `encoder_input_tokens`, if any, and `decoder_target_tokens`, [batch, length]; 0 is padding.
+    batch: `encoder_input_tokens`, if any, and `decoder_target_tokens`, [batch, length]; 0 is
+      padding.
 
   Returns:
     'target_tokens', 'tokens' (inputs and targets) and 'positions' (these and the padding): the
