@@ -36,7 +36,7 @@ find_python() {
 make_environment() {
   local extra=$1 venv=${VENV:-.venv} python version stamp
   if ! python=$(find_python); then
-    [[ -z ${PYTHON:-} ]] || fail "PYTHON=$PYTHON is not Python 3.11 or newer"
+    [[ -z ${PYTHON:-} ]] || fail "PYTHON=$PYTHON does not run, or is older than 3.11"
     if command -v python3 >/dev/null; then # Too old, as on Ubuntu 22.04, which has 3.11 beside it.
       install_packages python3.11 python3.11-venv
     else
