@@ -61,7 +61,7 @@ def main(argv=None):
 def _run(argv):
   args, overrides = _parse_arguments(argv)
   _set_environment(os.environ)
-  _import_modules(args.module)
+  import_modules(args.module)
   if args.uses_gin:
     from t5x_lite import configuration  # Imports gin, which `--help` does not need.
 
@@ -242,7 +242,7 @@ def cache_folder(environment=os.environ) -> pathlib.Path:
   return pathlib.Path(user_cache).expanduser() / 't5x_lite'
 
 
-def _import_modules(names):
+def import_modules(names):
   """Imports the modules, or Python files, that the user named."""
   if '' not in sys.path and os.getcwd() not in sys.path:
     sys.path.insert(0, os.getcwd())  # A console script has the script's folder there instead.
