@@ -1,4 +1,7 @@
 """The task registry: importing it registers every family of tasks with seqio."""
 
-import t5x_lite.data  # noqa: F401  First, since it keeps TensorFlow quiet and off the accelerators.
+# `data` comes before seqio does: it keeps TensorFlow quiet and off the accelerators.
+from t5x_lite import data as data
+
+# isort: split
 from t5x_lite.tasks import quickstart as quickstart

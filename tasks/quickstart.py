@@ -61,9 +61,11 @@ def addresses() -> list[str]:
 
 
 def vocabulary_texts() -> list[str]:
-  """What the quickstart's vocabulary is trained on: the training texts of all its tasks."""
+  """What the quickstart's vocabulary is trained on: of its training texts, every fourth and the short ones."""
   texts = addresses() + [text for text, _, _ in reviews()]
-  return [text for text in texts if split_of(text) == 'train']
+  texts = [text for text in texts if split_of(text) == 'train']
+  # 8,000 pieces come out as good of a quarter of the text, in a quarter of the time.
+  return [text for i, text in enumerate(texts) if i % 4 == 0 or len(text) < 300]
 
 
 def _package_directory(module: str, package: str) -> pathlib.Path:

@@ -289,5 +289,10 @@ def _examples(config, *, shuffle, seed, num_epochs, shard_info=None):
     num_epochs=num_epochs,
     try_in_mem_cache=False,
   )
+  # Texts and labels that tasks pass on for evaluation end here; the converter would warn of each.
+  dataset = dataset.map(
+    lambda example: {name: example[name] for name in lengths if name in example},
+    num_parallel_calls=tf.data.AUTOTUNE,
+  )
   converter = seqio.EncDecFeatureConverter(pack=config.pack, use_custom_packing_ops=False)
   return converter(dataset, task_feature_lengths=lengths)

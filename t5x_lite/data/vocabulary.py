@@ -8,13 +8,13 @@ import base64
 import hashlib
 import io
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 
 import sentencepiece
 import seqio
-from absl import logging
 from sentencepiece import sentencepiece_model_pb2
 
 from t5x_lite import errors
@@ -107,7 +107,7 @@ class TrainedOnFirstUse(seqio.SentencePieceVocabulary):
 
   def _model_context(self):
     if self._model is None and not os.path.exists(self.sentencepiece_model_file):
-      logging.warning(
+      logging.getLogger(__name__).warning(
         'training a vocabulary of %d ids, once, for %s',
         self._trained_size,
         self.sentencepiece_model_file,
@@ -208,6 +208,15 @@ def check_same(
     raise errors.UserError(
       f'the vocabulary of {model} ({describe(model_fingerprint)}) is not that of {task} '
       f'({describe(task_fingerprint)}): use the vocabulary that the model was trained with'
+    )
+
+
+def check_fits(vocabulary: seqio.Vocabulary, vocab_size: int) -> None:
+  """Raises UserError if a model of `vocab_size` rows has none for some of the vocabulary's ids."""
+  if vocabulary.vocab_size > vocab_size:
+    raise errors.UserError(
+      f'the vocabulary has {vocabulary.vocab_size} ids, but the model only T5Config.vocab_size='
+      f'{vocab_size}: raise it'
     )
 
 

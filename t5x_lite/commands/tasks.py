@@ -1,0 +1,164 @@
+"""`t5x-lite tasks`: lists the tasks there are; `t5x-lite tasks show NAME` looks at one's examples."""
+
+import importlib
+
+from t5x_lite import errors
+
+HELP = 'list tasks and mixtures, or show examples of one'
+
+# Over how many rows the padding share is measured.
+_ROWS_FOR_PADDING = 256
+
+
+def add_arguments(parser):
+  """Adds the arguments of this command."""
+  parser.add_argument(
+    'action', nargs='?', choices=('list', 'show'), default='list', help='default: list'
+  )
+  parser.add_argument('name', nargs='?', metavar='NAME', help='task or mixture to show')
+  parser.add_argument('--split', default='train', help='split to show (default: %(default)s)')
+  parser.add_argument(
+    '--examples', type=int, default=3, metavar='N', help='examples to show (default: %(default)s)'
+  )
+  parser.add_argument(
+    '--lengths',
+    type=parse_lengths,
+    default={'inputs': 512, 'targets': 114},
+    metavar='inputs=512,targets=114',
+    help='feature lengths, as TASK_FEATURE_LENGTHS (default: inputs=512,targets=114)',
+  )
+  parser.add_argument('--pack', action='store_true', help='pack short examples into shared rows')
+  parser.add_argument('--seed', type=int, default=0, help='of shuffling and random preprocessing')
+  parser.add_argument(
+    '--module',
+    action='append',
+    default=[],
+    metavar='MY.MODULE',
+    help='a module to import, which registers your tasks; may be repeated',
+  )
+
+
+def run(args):
+  """Prints the list, or the examples."""
+  import_modules(args.module)
+  if args.action == 'list':
+    _list()
+  elif args.name is None:
+    raise errors.UserError('which task? t5x-lite tasks show NAME; `t5x-lite tasks` lists them')
+  else:
+    _show(args)
+
+
+def parse_lengths(text: str) -> dict[str, int]:
+  """Reads 'inputs=512,targets=114'; a ValueError makes argparse name the flag."""
+  lengths = {}
+  for item in text.split(','):
+    name, _, length = item.partition('=')
+    lengths[name.strip()] = int(length)
+  return lengths
+
+
+def import_modules(names: list[str]) -> None:
+  """Imports t5x_lite's tasks and users' modules, so that their tasks register.
+
+  Args:
+    names: dotted names of users' modules, found in the current folder too.
+
+  Raises:
+    UserError: naming the module that does not import, and why.
+  """
+  import os
+  import sys
+
+  import t5x_lite.tasks  # noqa: F401
+
+  if names and os.getcwd() not in sys.path:
+    sys.path.insert(0, os.getcwd())
+  for name in names:
+    try:
+      importlib.import_module(name)
+    except errors.UserError:
+      raise
+    except Exception as error:
+      raise errors.UserError(
+        f'--module={name} does not import: {type(error).__name__}: {error}'
+      ) from error
+
+
+def _list():
+  import seqio
+
+  rows = [('NAME', 'KIND', 'SPLITS', 'METRICS')]
+  for kind, registry in (('task', seqio.TaskRegistry), ('mixture', seqio.MixtureRegistry)):
+    for name in sorted(registry.names()):
+      provider = registry.get(name)
+      metrics = {
+        getattr(function, '__name__', str(function))
+        for task in seqio.get_subtasks(provider)
+        for function in task.metric_fns
+      }
+      rows.append(
+        (name, kind, ','.join(sorted(_splits(provider))), ','.join(sorted(metrics)) or '-')
+      )
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  for row in rows:
+    print('  '.join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _splits(provider):
+  try:
+    return provider.splits
+  except (
+    Exception
+  ):  # A TFDS data set that is not there cannot tell its splits; list the task still.
+    return ('?',)
+
+
+def _show(args):
+  import itertools
+
+  import numpy as np
+
+  from t5x_lite.data import batches
+
+  config = batches.DatasetConfig(
+    mixture_or_task_name=args.name,
+    task_feature_lengths=args.lengths,
+    split=args.split,
+    batch_size=1,
+    shuffle=args.split == 'train',
+    seed=args.seed,
+    pack=args.pack,
+  )
+  features = batches.output_features(args.name)
+  length_of = ', '.join(f'{name} {args.lengths.get(name)}' for name in features)
+  print(f'{args.name}, split {args.split}: lengths {length_of}{", packed" if args.pack else ""}')
+  for name, feature in features.items():
+    vocabulary = feature.vocabulary
+    print(f'{name}: {type(vocabulary).__name__} of {vocabulary.vocab_size} ids')
+
+  read = batches.train_batches if config.shuffle else batches.eval_batches
+  rows = list(itertools.islice(read(config), max(args.examples, _ROWS_FOR_PADDING)))
+  columns = {'inputs': 'encoder_input_tokens', 'targets': 'decoder_target_tokens'}
+  for i, row in enumerate(rows[: args.examples]):
+    print()
+    for name, column in columns.items():
+      tokens = row[column][0]
+      ids = tokens[: np.max(np.nonzero(tokens)[0], initial=-1) + 1].tolist()
+      print(f'example {i} {name} ({len(ids)} ids): {_text(features[name].vocabulary, ids)}')
+      print(f'example {i} {name} ids: {" ".join(map(str, ids))}')
+  print()
+  for name, column in columns.items():
+    share = np.mean([row[column] == 0 for row in rows]) if rows else float('nan')
+    print(f'padding of {name}: {share:.1%} (of {len(rows)} rows)')
+
+
+def _text(vocabulary, ids):
+  """Text of ids, past the end of each packed example too."""
+  pieces, begin = [], 0
+  for i, token in enumerate(ids):
+    if token == vocabulary.eos_id or i == len(ids) - 1:
+      ended = ' </s>' if token == vocabulary.eos_id else ''
+      pieces.append(vocabulary.decode(ids[begin : i + 1]) + ended)
+      begin = i + 1
+  return ' '.join(pieces)
