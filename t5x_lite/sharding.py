@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
-import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from t5x_lite import errors
@@ -210,25 +209,40 @@ def report(state):
   Args:
     state: `TrainState` of arrays or of shapes with shardings.
   """
-
-  def local_bytes(x):
-    return int(np.prod(x.sharding.shard_shape(x.shape))) * x.dtype.itemsize
-
   rows = [('parameter', 'shape', 'mesh axes', 'bytes per device')]
   for path, x in jax.tree_util.tree_leaves_with_path(state.params):
     axes = ', '.join(_axis_name(axis) for axis in _padded(x.sharding.spec, x.ndim))
     shape = ' x '.join(map(str, x.shape))
-    rows.append(('/'.join(names(path)), shape, axes, f'{local_bytes(x):,}'))
+    rows.append(('/'.join(names(path)), shape, axes, f'{_bytes_per_device(x):,}'))
   for label, tree in (('all parameters', state.params), ('optimizer state', state.opt_state)):
-    leaves = jax.tree.leaves(tree)
-    count = sum(int(np.prod(x.shape)) for x in leaves)
-    rows.append((label, f'{count:,}', '', f'{sum(map(local_bytes, leaves)):,}'))
+    rows.append((label, f'{_count(tree):,}', '', f'{_bytes_per_device(tree):,}'))
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = []
   for name, shape, axes, size in rows:
     line = f'{name:<{widths[0]}}  {shape:<{widths[1]}}  {axes:<{widths[2]}}  {size:>{widths[3]}}'
     lines.append(line)
   return '\n'.join(lines)
+
+
+def summary(state):
+  """Returns the totals of `report` in one line."""
+  params, opt_state = (_bytes_per_device(tree) / 2**20 for tree in (state.params, state.opt_state))
+  mesh = jax.tree.leaves(state.params)[0].sharding.mesh
+  axes = ', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())
+  return (
+    f'{_count(state.params):,} parameters on a mesh of {axes}; per device '
+    f'{params:,.1f} MiB of parameters and {opt_state:,.1f} MiB of optimizer state'
+  )
+
+
+def _count(tree):
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+def _bytes_per_device(tree):
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
+  )
 
 
 def _padded(spec, ndim):

@@ -2,31 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
-
-import numpy as np
+from collections.abc import Callable
 
 from t5x_lite.monitoring import flops
-
-
-def count_tokens(batch: Mapping[str, np.ndarray]) -> dict[str, int]:
-  """Counts the tokens of a batch on the host.
-
-  Args:
-    batch: `encoder_input_tokens`, if any, and `decoder_target_tokens`, [batch, length]; 0 is
-      padding.
-
-  Returns:
-    'target_tokens', 'tokens' (inputs and targets) and 'positions' (these and the padding): the
-    arguments of `Throughput.count`.
-  """
-  targets = batch['decoder_target_tokens']
-  target_tokens = int(np.count_nonzero(targets))
-  counts = {'target_tokens': target_tokens, 'tokens': target_tokens, 'positions': targets.size}
-  if (inputs := batch.get('encoder_input_tokens')) is not None:
-    counts['tokens'] += int(np.count_nonzero(inputs))
-    counts['positions'] += inputs.size
-  return counts
 
 
 class Throughput:
@@ -58,7 +36,7 @@ class Throughput:
   def restart(self):
     """Forgets what was counted; to be called after the first step, which is mostly compilation."""
     self._start = self._clock()
-    self._steps = self._target_tokens = self._tokens = self._positions = 0
+    self._steps = self._target_tokens = self._tokens = 0
 
   @contextlib.contextmanager
   def paused(self):
@@ -69,34 +47,31 @@ class Throughput:
     finally:
       self._start += self._clock() - before
 
-  def count(self, *, steps: int = 1, target_tokens: int = 0, tokens: int = 0, positions: int = 0):
-    """Adds finished steps and their tokens, of the global batch; see `count_tokens`."""
+  def count(self, *, steps: int = 1, target_tokens: float = 0, tokens: float = 0):
+    """Adds finished steps and their tokens, of the global batch; `tokens` has the inputs too."""
     self._steps += steps
     self._target_tokens += target_tokens
     self._tokens += tokens
-    self._positions += positions
 
   def report(self) -> dict[str, float | None]:
     """The rates since the last report, and a new start.
 
     Returns:
       `steps_per_second`, `target_tokens_per_second`, `tokens_per_second` (inputs and targets, no
-      padding), `padding_share` (padding among all positions) and `mfu`; a value is None where
-      nothing was counted or, for `mfu`, where the device's peak is not known.
+      padding) and `mfu`; a value is None where nothing was counted or, for `mfu`, where the
+      device's peak is not known.
     """
     seconds = self._clock() - self._start
-    steps, positions = self._steps, self._positions
+    steps = self._steps
     rates = {
       'steps_per_second': steps,
       'target_tokens_per_second': self._target_tokens,
       'tokens_per_second': self._tokens,
     }
-    tokens = self._tokens
     self.restart()
     if not steps or seconds <= 0:
-      return dict.fromkeys([*rates, 'padding_share', 'mfu'])
+      return dict.fromkeys([*rates, 'mfu'])
     report = {name: count / seconds for name, count in rates.items()}
-    report['padding_share'] = 1 - tokens / positions if positions else None
     report['mfu'] = None
     if self._flops_per_step is not None:
       report['mfu'] = flops.mfu(

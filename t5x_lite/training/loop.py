@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import math
 import signal
-import time
 
 import jax
 
@@ -205,10 +204,15 @@ class Report:
     self._writer = writer
     self._progress = progress
     self._throughput = throughput
+    self._is_first = True
 
   def stepped(self, step, metrics):
     """Takes one step's metrics, after the step has finished."""
-    metrics = {**metrics, **self._throughput.update(metrics)}
+    self._throughput.count(target_tokens=metrics['target_tokens'], tokens=metrics['tokens'])
+    rates = self._throughput.report()
+    if not self._is_first:  # The first step was mostly compilation.
+      metrics = metrics | rates
+    self._is_first = False
     self._writer.write('train', step, metrics)
     self._progress.update(step, metrics)
 
@@ -218,9 +222,6 @@ class Report:
     values = '  '.join(f'{name} {value:.4g}' for name, value in sorted(metrics.items()))
     self._progress.message(f'step {step} evaluation: {values}')
 
-  @contextlib.contextmanager
   def paused(self):
     """Keeps the time spent inside out of the throughput."""
-    start = time.monotonic()
-    yield
-    self._throughput.exclude(time.monotonic() - start)
+    return self._throughput.paused()

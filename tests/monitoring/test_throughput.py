@@ -1,8 +1,5 @@
 """Rates between log points."""
 
-import numpy as np
-import pytest
-
 from t5x_lite.monitoring import throughput
 
 
@@ -19,8 +16,8 @@ class Clock:
 def _measured(seconds, **kwargs):
   clock = Clock()
   rates = throughput.Throughput(clock=clock, **kwargs)
-  rates.count(target_tokens=10, tokens=40, positions=50)
-  rates.count(target_tokens=20, tokens=50, positions=50)
+  rates.count(target_tokens=10, tokens=40)
+  rates.count(target_tokens=20, tokens=50)
   clock.now += seconds
   return clock, rates
 
@@ -31,7 +28,6 @@ def test_rates_are_counts_over_the_time_since_the_last_report():
     'steps_per_second': 1.0,
     'target_tokens_per_second': 15.0,
     'tokens_per_second': 45.0,
-    'padding_share': pytest.approx(0.1),
     'mfu': None,
   }
   assert rates.report() == expected
@@ -39,7 +35,6 @@ def test_rates_are_counts_over_the_time_since_the_last_report():
   clock.now += 4
   report = rates.report()
   assert report['steps_per_second'] == 1.0 and report['target_tokens_per_second'] == 2.0
-  assert report['padding_share'] is None
 
 
 def test_mfu_is_given_on_devices_with_a_known_peak():
@@ -65,12 +60,3 @@ def test_a_restart_forgets_the_first_step():
 def test_nothing_counted_gives_nothing():
   assert set(throughput.Throughput(clock=Clock()).report().values()) == {None}
 
-
-def test_tokens_are_what_is_not_zero():
-  batch = {
-    'encoder_input_tokens': np.array([[3, 4, 1, 0], [5, 1, 0, 0]]),
-    'decoder_target_tokens': np.array([[7, 1], [1, 0]]),
-  }
-  assert throughput.count_tokens(batch) == {'target_tokens': 3, 'tokens': 8, 'positions': 12}
-  del batch['encoder_input_tokens']
-  assert throughput.count_tokens(batch) == {'target_tokens': 3, 'tokens': 3, 'positions': 4}

@@ -1,0 +1,193 @@
+"""`t5x-lite train`: pre-training and fine-tuning."""
+
+HELP = 'train or fine-tune a model, or resume a run that was stopped'
+USES_GIN = True
+DEFAULT_GIN_FILES = ()
+
+
+def add_arguments(parser):
+  """Adds nothing: training is configured by gin."""
+  del parser
+
+
+def run(args):
+  """Trains as the parsed gin configuration says."""
+  from t5x_lite import configuration
+
+  configuration.configured(train)(modules=tuple(args.module or ()))
+
+
+def train(
+  *,
+  model_dir,
+  model,
+  dataset,
+  loop,
+  optimizer,
+  learning_rate,
+  loss,
+  mesh,
+  checkpoint_manager,
+  evaluation=None,
+  seed=0,
+  num_microbatches=1,
+  clip_global_norm=None,
+  initial_checkpoint_path=None,
+  modules=(),
+):
+  """Trains a model, from MODEL_DIR's latest checkpoint if there is one.
+
+  Args:
+    model_dir: folder of the run; made if it does not exist.
+    model: `models.config.T5Config`.
+    dataset: `data.batches.DatasetConfig` to train on.
+    loop: `training.loop.LoopConfig`.
+    optimizer: function of a learning rate or schedule that returns an optax optimizer.
+    learning_rate: schedule, a function of the step.
+    loss: `losses.LossConfig`.
+    mesh: `sharding.MeshConfig`.
+    checkpoint_manager: function of a folder that returns a `CheckpointManager`.
+    evaluation: `evaluation.evaluator.EvaluationConfig` of what is evaluated during training,
+      or None.
+    seed: of the parameters and of the dropout.
+    num_microbatches: parts of a batch whose gradients are accumulated before the update.
+    clip_global_norm: largest norm of the gradient, or None.
+    initial_checkpoint_path: run or checkpoint whose parameters a new run starts from, or None.
+    modules: the user's modules that register tasks, kept for evaluation and inference.
+  """
+  import dataclasses
+  import functools
+  import pathlib
+
+  import jax
+
+  import t5x_lite.tasks  # noqa: F401  (registers them)
+  from t5x_lite import configuration, sharding
+  from t5x_lite.checkpoints import manager
+  from t5x_lite.data import batches as data_batches
+  from t5x_lite.data import vocabulary as data_vocabulary
+  from t5x_lite.evaluation import evaluator, inference
+  from t5x_lite.models import encoder_decoder
+  from t5x_lite.monitoring import flops, metrics, progress, throughput
+  from t5x_lite.training import loop as training_loop
+  from t5x_lite.training import prefetch
+  from t5x_lite.training import state as training_state
+  from t5x_lite.training import step as training_step
+
+  # What the run is, checked before anything is made.
+  model_dir = pathlib.Path(model_dir).expanduser()
+  device_mesh = sharding.make_mesh(mesh)
+  sharding.check_batch_size(dataset.batch_size, device_mesh, num_microbatches)
+  vocabulary = data_batches.output_features(dataset.mixture_or_task_name)['targets'].vocabulary
+  data_vocabulary.check_fits(vocabulary, model.vocab_size)
+  metadata = {
+    'model': dataclasses.asdict(model),
+    'vocabulary': data_vocabulary.fingerprint(vocabulary),
+    'mixture_or_task_name': dataset.mixture_or_task_name,
+    'task_feature_lengths': dict(dataset.task_feature_lengths),
+    'modules': list(modules),
+    'gin': configuration.operative_config(),
+  }
+  batches = data_batches.train_batches(
+    dataset, host_index=jax.process_index(), host_count=jax.process_count()
+  )
+
+  # Where it starts from.
+  checkpoints = checkpoint_manager(model_dir / 'checkpoints')
+  resumed_step = checkpoints.latest_step()
+  origin = None
+  if resumed_step is not None:
+    origin = checkpoints, resumed_step
+  elif initial_checkpoint_path is not None:
+    origin = manager.open_checkpoint(initial_checkpoint_path)
+  if origin is not None:
+    origin_metadata = origin[0].metadata(origin[1])
+    data_vocabulary.check_same(
+      origin_metadata['vocabulary'],
+      metadata['vocabulary'],
+      model=f'checkpoint {origin[0].path(origin[1])}',
+      task=dataset.mixture_or_task_name,
+    )
+  if resumed_step is not None:
+    metadata['early_stopping'] = origin_metadata.get('early_stopping')
+
+  module = encoder_decoder.T5(model)
+  transformation = optimizer(learning_rate)
+  batch_sharding = sharding.batch_sharding(device_mesh)
+  with (
+    sharding.activate(device_mesh, mesh.rules),
+    checkpoints,
+    prefetch.Prefetcher(
+      batches,
+      lambda batch: jax.make_array_from_process_local_data(batch_sharding, batch),
+      snapshot_period=loop.checkpoint_period,
+    ) as device_batches,
+    progress.Progress(loop.train_steps, resumed_step or 0) as display,
+  ):
+    abstract = training_state.abstract_state(module, transformation, device_mesh, mesh.rules)
+    if resumed_step is not None:
+      state = checkpoints.restore(resumed_step, abstract)
+      device_batches.set_state(checkpoints.batches_state(resumed_step))
+      display.message(f'resuming {model_dir} at step {resumed_step}')
+    else:
+      if origin is not None:
+        params = origin[0].restore_params(origin[1], abstract.params)
+        display.message(f'starting from the parameters of {origin[0].path(origin[1])}')
+      else:
+        params = training_state.create_params(module, abstract.params, seed)
+      state = training_state.create(transformation, params, abstract)
+
+    # What the run leaves behind besides its checkpoints.
+    is_writer = jax.process_index() == 0
+    if is_writer:
+      model_dir.mkdir(parents=True, exist_ok=True)
+      (model_dir / 'config.gin').write_text(metadata['gin'])
+      (model_dir / 'sharding.txt').write_text(sharding.report(state) + '\n')
+      data_vocabulary.save(vocabulary, model_dir / 'vocabulary')
+    display.message(sharding.summary(state))
+    evaluate = None
+    if evaluation is not None:
+      task_evaluator = evaluator.Evaluator(
+        evaluation,
+        inference.Inference(model, device_mesh, mesh.rules),
+        predictions_dir=model_dir / 'predictions',
+        is_writer=is_writer,
+      )
+
+      def evaluate(state, step):
+        return evaluator.flatten(task_evaluator.evaluate(state.params, step))
+
+    lengths = dataset.task_feature_lengths
+    peak = flops.peak_flops(jax.devices()[0].device_kind, model.dtype)
+    speed = throughput.Throughput(
+      flops_per_step=flops.train_step_flops(
+        model, dataset.batch_size, lengths['inputs'], lengths['targets']
+      ),
+      total_peak_flops=peak and peak * jax.device_count(),
+    )
+    train_step = training_step.jit_train_step(
+      functools.partial(
+        training_step.train_step,
+        model=module,
+        optimizer=transformation,
+        loss_config=loss,
+        schedule=learning_rate,
+        seed=seed,
+        num_microbatches=num_microbatches,
+        clip_global_norm=clip_global_norm,
+      ),
+      abstract,
+      batch_sharding,
+    )
+    with metrics.MetricWriter(model_dir, resume_step=resumed_step or 0, active=is_writer) as writer:
+      state, reason = training_loop.train(
+        state,
+        train_step,
+        device_batches,
+        loop,
+        checkpoints=checkpoints,
+        metadata=metadata,
+        evaluate=evaluate,
+        report=training_loop.Report(writer, display, speed),
+      )
+    display.message(f'{reason} at step {int(state.step)}; the run is in {model_dir}')
