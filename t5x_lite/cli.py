@@ -22,7 +22,7 @@ import re
 import sys
 
 import t5x_lite
-from t5x_lite import errors, gin_configs
+from t5x_lite import errors, gin_configs, modules
 
 COMMANDS = ('train', 'eval', 'infer', 'tasks', 'vocab', 'bench')
 
@@ -61,7 +61,7 @@ def main(argv=None):
 def _run(argv):
   args, overrides = _parse_arguments(argv)
   _set_environment(os.environ)
-  import_modules(args.module)
+  modules.import_all(args.module)
   if args.uses_gin:
     from t5x_lite import configuration  # Imports gin, which `--help` does not need.
 
@@ -240,25 +240,6 @@ def cache_folder(environment=os.environ) -> pathlib.Path:
     return pathlib.Path(environment['T5X_LITE_CACHE']).expanduser()
   user_cache = environment.get('XDG_CACHE_HOME') or '~/.cache'
   return pathlib.Path(user_cache).expanduser() / 't5x_lite'
-
-
-def import_modules(names):
-  """Imports the modules, or Python files, that the user named."""
-  if '' not in sys.path and os.getcwd() not in sys.path:
-    sys.path.insert(0, os.getcwd())  # A console script has the script's folder there instead.
-  for name in names:
-    path = pathlib.Path(name).expanduser()
-    if path.suffix == '.py':
-      if not path.is_file():
-        raise errors.UserError(f'--module={name}: there is no such file')
-      sys.path.insert(0, str(path.parent.absolute()))
-      name = path.stem
-    try:
-      importlib.import_module(name)
-    except (ImportError, SyntaxError) as error:
-      raise errors.UserError(
-        f'--module={name}: {error}; modules are searched for in {os.getcwd()} and on PYTHONPATH'
-      ) from error
 
 
 def _stop_writing():

@@ -1,7 +1,5 @@
 """`t5x-lite tasks`: lists the tasks there are; `t5x-lite tasks show NAME` looks at one's examples."""
 
-import importlib
-
 from t5x_lite import errors
 
 HELP = 'list tasks and mixtures, or show examples of one'
@@ -29,18 +27,12 @@ def add_arguments(parser):
   )
   parser.add_argument('--pack', action='store_true', help='pack short examples into shared rows')
   parser.add_argument('--seed', type=int, default=0, help='of shuffling and random preprocessing')
-  parser.add_argument(
-    '--module',
-    action='append',
-    default=[],
-    metavar='MY.MODULE',
-    help='a module to import, which registers your tasks; may be repeated',
-  )
 
 
 def run(args):
   """Prints the list, or the examples."""
-  import_modules(args.module)
+  import t5x_lite.tasks  # noqa: F401 - registers them
+
   if args.action == 'list':
     _list()
   elif args.name is None:
@@ -56,33 +48,6 @@ def parse_lengths(text: str) -> dict[str, int]:
     name, _, length = item.partition('=')
     lengths[name.strip()] = int(length)
   return lengths
-
-
-def import_modules(names: list[str]) -> None:
-  """Imports t5x_lite's tasks and users' modules, so that their tasks register.
-
-  Args:
-    names: dotted names of users' modules, found in the current folder too.
-
-  Raises:
-    UserError: naming the module that does not import, and why.
-  """
-  import os
-  import sys
-
-  import t5x_lite.tasks  # noqa: F401
-
-  if names and os.getcwd() not in sys.path:
-    sys.path.insert(0, os.getcwd())
-  for name in names:
-    try:
-      importlib.import_module(name)
-    except errors.UserError:
-      raise
-    except Exception as error:
-      raise errors.UserError(
-        f'--module={name} does not import: {type(error).__name__}: {error}'
-      ) from error
 
 
 def _list():

@@ -38,22 +38,15 @@ def add_arguments(parser):
   parser.add_argument(
     '--byte-fallback', action='store_true', help='spell characters without a piece in bytes'
   )
-  parser.add_argument(
-    '--module',
-    action='append',
-    default=[],
-    metavar='MY.MODULE',
-    help='a module to import, which registers your tasks; may be repeated',
-  )
 
 
 def run(args):
   """Trains the vocabulary and prints how a task names it."""
-  from t5x_lite.commands import tasks
   from t5x_lite.data import batches, vocabulary
 
   if args.task:
-    tasks.import_modules(args.module)
+    import t5x_lite.tasks  # noqa: F401 - registers them
+
     texts = vocabulary.task_texts(
       batches.get_mixture_or_task(args.task), split=args.split, max_examples=args.max_examples
     )

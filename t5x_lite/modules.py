@@ -1,0 +1,34 @@
+"""The Python modules in which users define what is theirs: tasks, optimizers, schedules."""
+
+import importlib
+import os
+import pathlib
+import sys
+
+from t5x_lite import errors
+
+
+def import_all(names):
+  """Imports the modules, or Python files, that the user named, in order.
+
+  Args:
+    names: 'my.tasks' each, found in the working directory too, or 'path/my_tasks.py'.
+
+  Raises:
+    errors.UserError: one of them, or what it imports, is not there or does not compile.
+  """
+  if '' not in sys.path and os.getcwd() not in sys.path:
+    sys.path.insert(0, os.getcwd())  # A console script has the script's folder there instead.
+  for name in names:
+    path = pathlib.Path(name).expanduser()
+    if path.suffix == '.py':
+      if not path.is_file():
+        raise errors.UserError(f'--module={name}: there is no such file')
+      sys.path.insert(0, str(path.parent.absolute()))
+      name = path.stem
+    try:
+      importlib.import_module(name)
+    except (ImportError, SyntaxError) as error:
+      raise errors.UserError(
+        f'--module={name}: {error}; modules are searched for in {os.getcwd()} and on PYTHONPATH'
+      ) from error
