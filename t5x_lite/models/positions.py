@@ -71,7 +71,7 @@ class RelativePositionBias(nn.Module):
       num_buckets=self.num_buckets,
       max_distance=self.max_distance,
     )
-    return self.rel_embedding[:, bucket]
+    return jnp.take(self.rel_embedding, bucket, axis=1)
 
   def __call__(self, query_length, key_length):
     """Returns [1, heads, query_length, key_length] float32.
