@@ -1,0 +1,165 @@
+"""Training through the command line, on real reviews."""
+
+import json
+import signal
+import time
+
+import byte_runs
+import numpy as np
+import pytest
+
+SHORT = ('--gin.TRAIN_STEPS=4', '--gin.EVAL_PERIOD=None')
+
+
+def wait_for_step(process, model_dir, step):
+  metrics = model_dir / 'metrics' / 'train.jsonl'
+  while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
+    assert process.poll() is None, process.communicate()[1]
+    time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_killed_run_repeats_the_losses_of_one_that_was_never_killed(command, tmp_path):
+  arguments = (
+    'train',
+    *byte_runs.PRETRAIN,
+    '--gin.TRAIN_STEPS=40',
+    '--gin.CHECKPOINT_PERIOD=10',
+    '--gin.EVAL_PERIOD=None',
+    '--gin.DROPOUT_RATE=0.1',
+  )
+  undisturbed = command(*arguments, f'--gin.MODEL_DIR={tmp_path / "undisturbed"}')
+  assert undisturbed.wait() == 0, undisturbed.stderr.read()
+  expected = byte_runs.losses(tmp_path / 'undisturbed')
+  assert sorted(expected) == list(range(1, 41))
+
+  run = tmp_path / 'killed'
+  first = command(*arguments, f'--gin.MODEL_DIR={run}')
+  wait_for_step(first, run, 13)
+  first.send_signal(signal.SIGKILL)
+  first.wait()
+
+  # In the middle of a save, or as near to it as a signal gets.
+  second = command(*arguments, f'--gin.MODEL_DIR={run}')
+  saved = {path.name for path in (run / 'checkpoints').iterdir()}
+  while {path.name for path in (run / 'checkpoints').iterdir()} <= saved:
+    assert second.poll() is None, second.communicate()[1]
+  second.send_signal(signal.SIGKILL)
+  second.wait()
+
+  third = command(*arguments, f'--gin.MODEL_DIR={run}')
+  wait_for_step(third, run, 33)
+  third.send_signal(signal.SIGTERM)
+  _, printed = third.communicate()
+  assert third.returncode == 0, printed
+  stopped_at = max(byte_runs.losses(run))
+  assert f'terminated at step {stopped_at}' in printed
+
+  fourth = command(*arguments, f'--gin.MODEL_DIR={run}')
+  _, printed = fourth.communicate()
+  assert fourth.returncode == 0, printed
+  assert stopped_at == 40 or f'resuming {run} at step {stopped_at}' in printed
+  assert byte_runs.losses(run) == expected
+
+
+@pytest.mark.slow
+def test_every_mesh_gives_the_same_losses_and_reads_the_checkpoints_of_the_others(main, tmp_path):
+  losses = {}
+  for name in ('data_parallel', 'fsdp', 'fsdp_tensor'):
+    status, _, printed = main(
+      'train', *byte_runs.PRETRAIN, *SHORT, f'--gin.MODEL_DIR={tmp_path / name}',
+      f'--gin.MESH=@sharding.{name}()', '--gin.SCAN_LAYERS=False',
+    )  # fmt: skip
+    assert status == 0, printed
+    losses[name] = list(byte_runs.losses(tmp_path / name).values())
+  np.testing.assert_allclose(losses['fsdp'], losses['data_parallel'], rtol=1e-5)
+  np.testing.assert_allclose(losses['fsdp_tensor'], losses['data_parallel'], rtol=1e-5)
+
+  continued = {}
+  for name, scan_layers in (('data_parallel', False), ('fsdp_tensor', True)):
+    status, _, printed = main(
+      'train', *byte_runs.PRETRAIN, *SHORT, f'--gin.MODEL_DIR={tmp_path / name}',
+      '--gin.TRAIN_STEPS=6', '--gin.MESH=@sharding.fsdp()', f'--gin.SCAN_LAYERS={scan_layers}',
+    )  # fmt: skip
+    assert status == 0, printed
+    assert 'at step 4' in printed
+    continued[name] = list(byte_runs.losses(tmp_path / name).values())[4:]
+  np.testing.assert_allclose(continued['fsdp_tensor'], continued['data_parallel'], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_fine_tuning_starts_from_a_checkpoint_and_stops_early(main, tmp_path):
+  status, _, printed = main(
+    'train', *byte_runs.PRETRAIN, *SHORT, f'--gin.MODEL_DIR={tmp_path / "pretrained"}'
+  )
+  assert status == 0, printed
+  run = tmp_path / 'finetuned'
+  status, _, printed = main(
+    'train',
+    *byte_runs.FINETUNE,
+    f'--gin.MODEL_DIR={run}',
+    f'--gin.INITIAL_CHECKPOINT_PATH={tmp_path / "pretrained"}',
+    '--gin.TRAIN_STEPS=50',
+    '--gin.EVAL_PERIOD=2',
+    # A model this small answers nothing but noise, so its accuracy stays where it is, at zero.
+    '--gin.LoopConfig.early_stopping=@loop.EarlyStopping()',
+    '--gin.loop.EarlyStopping.metric=byte_sentiment/accuracy',
+    '--gin.loop.EarlyStopping.patience=3',
+  )
+  assert status == 0, printed
+  assert f'starting from the parameters of {tmp_path / "pretrained"}' in printed
+  assert 'stopped early at step 6' in printed
+  evaluations = (run / 'metrics' / 'eval.jsonl').read_text().splitlines()
+  assert [json.loads(line)['step'] for line in evaluations] == [0, 2, 4, 6]
+  predictions = (run / 'predictions' / 'byte_sentiment-6.jsonl').read_text().splitlines()
+  assert len(predictions) == 20
+  assert set(json.loads(predictions[0])) >= {'inputs', 'targets', 'prediction'}
+  assert (run / 'config.gin').read_text().count('TRAIN_STEPS = 50') == 1
+  assert 'token_embedder/embedding' in (run / 'sharding.txt').read_text()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_nothing_of_it(main, tmp_path):
+  status, _, printed = main(
+    'train', *byte_runs.FINETUNE, *SHORT, f'--gin.MODEL_DIR={tmp_path}',
+    '--gin.INITIAL_CHECKPOINT_PATH=None', '--gin.constant.value=1e30', '--gin.CHECKPOINT_PERIOD=1',
+  )  # fmt: skip
+  assert status == 2
+  last = printed.strip().splitlines()[-1]
+  assert 'is nan at step' in last or 'is inf at step' in last
+  assert 'the last good checkpoint is' in last and 'LEARNING_RATE' in last
+  step = int(last.split('at step ')[1].split(';')[0])
+  assert max(int(path.name) for path in (tmp_path / 'checkpoints').iterdir()) < step
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['--gin.BATCH_SIZE=12'], 'BATCH_SIZE=12 is not divisible by the 8 devices'),
+    (['--gin.MIXTURE_OR_TASK_NAME=byte_span_corupt'], 'byte_span_corruption'),
+    (['--gin.T5Config.vocab_size=300'], '359 ids, but the model only T5Config.vocab_size=300'),
+    (['--gin.INITIAL_CHECKPOINT_PATH=nowhere'], 'there is no such folder'),
+    (['--gin.TRAIN_STEPS=0'], 'TRAIN_STEPS=0 must be at least 1'),
+    (['--gin.REMAT_POLICY=half'], "remat_policy holds 'half'"),
+  ],
+)
+def test_a_mistake_is_answered_in_one_line_and_makes_nothing(main, tmp_path, arguments, message):
+  run = tmp_path / 'run'
+  status, _, printed = main(
+    'train', *byte_runs.PRETRAIN, *SHORT, f'--gin.MODEL_DIR={run}', *arguments
+  )
+  assert status == 2
+  assert printed.count('\n') == 1 and printed.startswith('t5x-lite: error: ')
+  assert message in printed
+  assert not run.exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused_and_stays_as_it_is(main, tmp_path):
+  status, _, printed = main('train', *byte_runs.PRETRAIN, *SHORT, f'--gin.MODEL_DIR={tmp_path}')
+  assert status == 0, printed
+  before = sorted(path for path in (tmp_path / 'checkpoints').rglob('*'))
+  status, _, printed = main(
+    'train', *byte_runs.PRETRAIN, *SHORT, f'--gin.MODEL_DIR={tmp_path}', '--gin.T5Config.mlp_dim=24'
+  )
+  assert status == 2
+  assert 'mlp/wi_0/kernel' in printed and 'Traceback' not in printed
+  assert sorted(path for path in (tmp_path / 'checkpoints').rglob('*')) == before
