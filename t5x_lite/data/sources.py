@@ -265,12 +265,17 @@ def _json_value(example, name, kind):
   if name not in example:
     raise errors.UserError(f'no field {name!r}; the line has {", ".join(map(repr, example))}')
   value = example[name]
-  if type(value) is not kind and not (kind is float and type(value) is int):
+  right = type(value) is kind or (kind is float and type(value) is int)
+  if not right or (kind is int and not _fits_int64(value)):
     raise errors.UserError(
       f'field {name!r} is {_shortened(value)}, but was declared as {kind.__name__}'
     )
   # As an object, since an array of bytes would lose trailing zeros.
   return np.array(value.encode() if kind is str else value, _DTYPES[kind].as_numpy_dtype)
+
+
+def _fits_int64(value):
+  return -(2**63) <= value < 2**63
 
 
 def _shortened(value):
@@ -343,7 +348,7 @@ def _table_value(text, name, kind):
   if kind is bool and text.lower() in ('true', 'false', '1', '0'):
     return text.lower() in ('true', '1')
   try:
-    if kind is not bool:
+    if kind is float or (kind is int and _fits_int64(int(text))):
       return kind(text)
   except ValueError:
     pass

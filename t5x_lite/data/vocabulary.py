@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 
@@ -56,9 +57,18 @@ def train_sentencepiece(
       f'a vocabulary of {vocab_size} ids has no room for pieces beside {num_sentinels} sentinels and 3 special ids'
     )
   model = io.BytesIO()
+  reading_failed = []
+
+  def lines():
+    try:
+      yield from _lines(texts)
+    except Exception as error:
+      reading_failed.append(error)  # SentencePiece would tell of it in words of its own.
+      raise
+
   try:
     sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=_lines(texts),
+      sentence_iterator=lines(),
       model_writer=model,
       vocab_size=vocab_size - num_sentinels,
       model_type=model_type,
@@ -74,9 +84,14 @@ def train_sentencepiece(
       minloglevel=2,
     )
   except (RuntimeError, OSError) as error:
+    if reading_failed:
+      raise reading_failed[0] from None
     reason = ' '.join(str(error).split('] ')[-1].split())
+    limit = re.search(r'<= (\d+)', reason)
+    if limit:
+      reason = f'there is text for {int(limit[1]) + num_sentinels} at most'
     raise errors.UserError(
-      f'no vocabulary of {vocab_size} ids ({num_sentinels} of them sentinels) can be made of these texts: {reason}'
+      f'no vocabulary of {vocab_size} ids, {num_sentinels} of them sentinels, can be made of these texts: {reason}'
     ) from None
   _write_atomically(model_file, model.getvalue())
   return seqio.SentencePieceVocabulary(model_file, extra_ids=num_sentinels)
