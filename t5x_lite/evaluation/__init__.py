@@ -1,0 +1,1 @@
+"""Scoring and predicting datasets, and opening a run's checkpoints to do so."""

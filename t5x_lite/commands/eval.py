@@ -1,0 +1,122 @@
+"""`t5x-lite eval`: what the checkpoints of a run are worth."""
+
+from collections.abc import Mapping
+
+HELP = 'evaluate one, the latest or all checkpoints of a run'
+USES_GIN = True
+DEFAULT_GIN_FILES = ('runs/eval.gin',)
+
+# What is better when it is lower, by a part of the metric's name.
+_LOWER_IS_BETTER = ('loss', 'perplexity', 'error', 'invalid', 'distance')
+
+
+def add_arguments(parser):
+  """Adds nothing: evaluation is configured by gin."""
+  del parser
+
+
+def run(args):
+  """Evaluates as the parsed gin configuration says."""
+  del args
+  from t5x_lite import configuration
+
+  configuration.configured(evaluate)()
+
+
+def evaluate(
+  *,
+  model_dir: str,
+  mesh,
+  mixture_or_task_name: str | None = None,
+  task_feature_lengths: Mapping[str, int] | None = None,
+  split: str = 'validation',
+  checkpoint: str | int = 'latest',
+  batch_size: int = 128,
+  num_examples: int | None = None,
+  dtype: str | None = None,
+  use_cached: bool = False,
+):
+  """Evaluates checkpoints and prints a table of them.
+
+  Writes MODEL_DIR/predictions/TASK-STEP.jsonl and a line a checkpoint of metrics/infer.jsonl.
+
+  Args:
+    model_dir: folder of the run.
+    mesh: `sharding.MeshConfig`.
+    mixture_or_task_name: what to evaluate on; None for what the run was trained on.
+    task_feature_lengths: length of each feature; None for those of the run.
+    split: split to evaluate on.
+    checkpoint: 'latest', 'all', or a step.
+    batch_size: examples at a time, over all devices.
+    num_examples: the most examples of each task, or None for all.
+    dtype: of the activations, or None for the run's own.
+    use_cached: read the task from seqio's cache.
+  """
+  import sys
+  import time
+
+  import jax
+
+  from t5x_lite.commands import opening
+  from t5x_lite.evaluation import evaluator as evaluation
+  from t5x_lite.evaluation import runs
+  from t5x_lite.monitoring import metrics as monitoring
+
+  opened = runs.open_run(model_dir, checkpoint, dtype=dtype)
+  name = opening.find_task(opened, mixture_or_task_name)
+  is_writer = jax.process_index() == 0
+  model = opened.model(mesh)
+  evaluator = evaluation.Evaluator(
+    evaluation.EvaluationConfig(
+      mixture_or_task_name=name,
+      task_feature_lengths=task_feature_lengths or opened.task_feature_lengths,
+      split=split,
+      batch_size=batch_size,
+      num_examples=num_examples,
+      use_cached=use_cached,
+    ),
+    model,
+    predictions_dir=opened.folder / 'predictions',
+    is_writer=is_writer,
+  )
+  results = {}
+  with monitoring.MetricWriter(opened.folder, active=is_writer) as writer:
+    for step in opened.steps:
+      start = time.monotonic()
+      params = opened.restore(step, model)
+      results[step] = evaluation.flatten(evaluator.evaluate(params, step))
+      del params  # Before the next ones are read.
+      writer.write('infer', step, {'split': split, **results[step]})
+      if is_writer:
+        seconds = time.monotonic() - start
+        print(f'evaluated checkpoint {step} in {seconds:.1f} s', file=sys.stderr, flush=True)
+  if is_writer:
+    print(table(results))
+
+
+def table(results: Mapping[int, Mapping[str, float]]) -> str:
+  """Lays out metrics by step: a row a metric, a column a checkpoint, the best of a row marked."""
+  steps = list(results)
+  names = list(dict.fromkeys(name for metrics in results.values() for name in metrics))
+  rows = [['', *(f'step {step} ' for step in steps)]]
+  for name in names:
+    values = [results[step].get(name) for step in steps]
+    best = _best(name, values) if len(steps) > 1 else None
+    cells = ('- ' if v is None else f'{v:.4f}' + ('*' if v == best else ' ') for v in values)
+    rows.append([name, *cells])
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = []
+  for name, *cells in rows:
+    padded = (f'{cell:>{width}}' for cell, width in zip(cells, widths[1:], strict=True))
+    lines.append('  '.join([f'{name:<{widths[0]}}', *padded]).rstrip())
+  if len(steps) > 1:
+    lines.append('* the best of these checkpoints')
+  return '\n'.join(lines)
+
+
+def _best(name, values):
+  known = [value for value in values if value is not None and value == value]
+  if not known:
+    return None
+  metric = name.rpartition('/')[2]
+  return min(known) if any(part in metric for part in _LOWER_IS_BETTER) else max(known)

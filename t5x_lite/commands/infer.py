@@ -1,0 +1,102 @@
+"""`t5x-lite infer`: what a model answers to lines of text, or to the inputs of a task.
+
+Answers are JSON lines in the order of the inputs:
+
+  {"inputs": "sst2 sentence: a joy to watch", "prediction": "positive", "score": -0.02}
+
+`score` is the sum of the log-probabilities of the prediction's tokens. A task's examples have
+their "targets" too. An empty line is answered by {"inputs": "", "error": "line 3 is empty"}, so
+that answer N always belongs to line N.
+"""
+
+from collections.abc import Mapping
+
+HELP = 'answer a text file, standard input or a task with what a model predicts'
+USES_GIN = True
+DEFAULT_GIN_FILES = ('runs/infer.gin',)
+
+
+def add_arguments(parser):
+  """Adds nothing: inference is configured by gin."""
+  del parser
+
+
+def run(args):
+  """Answers as the parsed gin configuration says."""
+  del args
+  from t5x_lite import configuration
+
+  configuration.configured(infer)()
+
+
+def infer(
+  *,
+  model_dir: str,
+  mesh,
+  input_file: str | None = None,
+  mixture_or_task_name: str | None = None,
+  split: str = 'validation',
+  num_examples: int | None = None,
+  output_file: str = '-',
+  checkpoint: str | int = 'latest',
+  task_feature_lengths: Mapping[str, int] | None = None,
+  batch_size: int = 64,
+  dtype: str | None = None,
+):
+  """Predicts greedily and writes JSON lines.
+
+  Args:
+    model_dir: folder of the run.
+    mesh: `sharding.MeshConfig`.
+    input_file: text file in UTF-8, one input a line; '-' for standard input, which is also
+      the default where no task is given. On a terminal every line is answered at once.
+    mixture_or_task_name: task whose inputs to answer.
+    split: split of the task.
+    num_examples: the most inputs to answer, or None for all.
+    output_file: JSON lines, complete or not there at all; '-' for standard output.
+    checkpoint: 'latest' or a step.
+    task_feature_lengths: most tokens of 'inputs' and 'targets'; None for those of the run.
+    batch_size: inputs at a time, over all devices.
+    dtype: of the activations, or None for the run's own.
+  """
+  import itertools
+  import sys
+
+  from t5x_lite import errors, sharding
+  from t5x_lite.commands import opening
+  from t5x_lite.data import vocabulary as data_vocabulary
+  from t5x_lite.evaluation import answers, evaluator, runs
+
+  if input_file is not None and mixture_or_task_name is not None:
+    raise errors.UserError(
+      f'INPUT={input_file} and MIXTURE_OR_TASK_NAME={mixture_or_task_name} exclude each other: '
+      'give one of them'
+    )
+  if checkpoint == 'all':
+    raise errors.UserError("CHECKPOINT='all' is for `t5x-lite eval`: give 'latest' or a step")
+  opened = runs.open_run(model_dir, checkpoint, dtype=dtype)
+  lengths = task_feature_lengths or opened.task_feature_lengths
+  vocabulary = data_vocabulary.load(opened.vocabulary_folder)
+  interactive = False
+  if mixture_or_task_name is not None:
+    name = opening.find_task(opened, mixture_or_task_name)
+    config = evaluator.EvaluationConfig(name, lengths, split, batch_size, num_examples)
+    questions = answers.from_task(config)
+  else:
+    lines = itertools.islice(answers.read_lines(input_file or '-'), num_examples)
+    interactive = input_file in (None, '-') and sys.stdin.isatty()
+    if interactive:
+      lines = filter(str.strip, lines)  # Someone only pressed Return.
+    questions = answers.from_lines(lines, vocabulary, lengths['inputs'])
+
+  model = opened.model(mesh)
+  sharding.check_batch_size(batch_size, model.mesh)
+  params = opened.restore(opened.steps[0], model)
+  answers.write(
+    answers.answer(
+      questions, model, params, vocabulary, lengths, None if interactive else batch_size
+    ),
+    output_file,
+    # Not in between the answers on one and the same terminal.
+    show_progress=output_file != '-' or not sys.stdout.isatty(),
+  )

@@ -1,0 +1,216 @@
+"""From questions, lines of text or a task's inputs, to answers, JSON lines in their order."""
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+
+from t5x_lite import errors, sharding
+from t5x_lite.evaluation import evaluator, inference
+
+_SECONDS_BETWEEN_LINES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """One input.
+
+  Attributes:
+    texts: what the answer repeats: 'inputs', and 'targets' where they are known.
+    tokens: ids of the input, EOS included; None if it cannot be answered.
+    error: why it cannot.
+  """
+
+  texts: Mapping[str, str]
+  tokens: np.ndarray | None
+  error: str | None = None
+
+
+def read_lines(path: str) -> Iterator[str]:
+  """Opens a text file, or standard input for '-', and yields its lines as they come.
+
+  Raises:
+    UserError: there is no such file, at once; or a line is not UTF-8, when it is reached.
+  """
+  if path == '-':
+    if sys.stdin.isatty():
+      print('one input a line; Ctrl-D ends', file=sys.stderr, flush=True)
+    return _decoded_lines(sys.stdin.buffer, 'standard input')
+  try:
+    return _decoded_lines(open(path, 'rb'), path)
+  except OSError as error:
+    raise errors.UserError(f'cannot read INPUT={path}: {error.strerror}') from None
+
+
+def _decoded_lines(file, name):
+  with file:
+    for number, line in enumerate(file, start=1):
+      try:
+        # Some editors begin a file with a mark that says that it is UTF-8.
+        yield line.decode('utf-8-sig' if number == 1 else 'utf-8').rstrip('\r\n')
+      except UnicodeDecodeError as error:
+        raise errors.UserError(
+          f'line {number} of {name} is not UTF-8 (byte {error.start + 1}): convert the file, '
+          'for example with iconv -t utf-8'
+        ) from None
+
+
+def from_lines(lines: Iterable[str], vocabulary, inputs_length: int) -> Iterator[Question]:
+  """Tokenizes lines, appends EOS and cuts what is too long; says in the end how many were cut.
+
+  Args:
+    lines: one input each; an empty one is a question with an error.
+    vocabulary: the run's `seqio.Vocabulary`.
+    inputs_length: the most tokens, EOS included.
+  """
+  count = cut = 0
+  for count, line in enumerate(lines, start=1):
+    if not line.strip():
+      yield Question({'inputs': line}, None, f'line {count} is empty')
+      continue
+    tokens = vocabulary.encode(line)
+    cut += len(tokens) >= inputs_length
+    yield Question({'inputs': line}, np.array([*tokens[: inputs_length - 1], vocabulary.eos_id]))
+  if cut:
+    print(
+      f'warning: {cut} of {count} lines were longer than {inputs_length} tokens and were cut',
+      file=sys.stderr,
+    )
+
+
+def from_task(config: evaluator.EvaluationConfig) -> Iterator[Question]:
+  """Yields the examples of a task, or of every task of a mixture in turn."""
+  for texts, tokens in evaluator.examples(config):
+    yield Question(texts, tokens)
+
+
+def answer(
+  questions: Iterable[Question],
+  model: inference.Inference,
+  params,
+  vocabulary,
+  lengths: Mapping[str, int],
+  batch_size: int | None,
+) -> Iterator[dict[str, str | float]]:
+  """Yields an answer to each question, in order.
+
+  Args:
+    questions: what to answer.
+    model: the model.
+    params: its parameters.
+    vocabulary: the run's `seqio.Vocabulary`.
+    lengths: most tokens of 'inputs' and 'targets'.
+    batch_size: questions at a time. None answers each before the next is read.
+
+  Yields:
+    The question's texts with 'prediction' and 'score', the sum of the log-probabilities of the
+    predicted tokens; or with 'error'.
+  """
+
+  def answer_chunks(chunks, num_rows):
+    waiting = collections.deque()
+
+    def batches():
+      for chunk in chunks:
+        waiting.append(chunk)
+        yield {'encoder_input_tokens': _pad(chunk, (num_rows, lengths['inputs']))}
+
+    for decoded in model.predict(params, batches(), lengths['targets']):
+      for question, tokens, score in zip(
+        waiting.popleft(), decoded.tokens, decoded.scores, strict=False
+      ):
+        if question.error is not None:
+          yield {**question.texts, 'error': question.error}
+        else:
+          prediction = vocabulary.decode(tokens.tolist())
+          yield {**question.texts, 'prediction': prediction, 'score': float(score)}
+
+  if batch_size is not None:
+    yield from answer_chunks(_chunks(questions, batch_size), batch_size)
+    return
+  # The fewest rows that can be divided over the devices.
+  num_rows = math.prod(model.mesh.shape[axis] for axis in sharding.BATCH_AXES)
+  for question in questions:
+    yield from answer_chunks([[question]], num_rows)
+
+
+def write(answers: Iterable[Mapping], path: str, *, show_progress: bool = True):
+  """Writes JSON lines to a file, which appears when it is complete, or to standard output for '-'.
+
+  Args:
+    answers: JSON-able objects.
+    path: the file.
+    show_progress: tell the number and speed on standard error.
+  """
+  output = contextlib.nullcontext(sys.stdout) if path == '-' else evaluator.atomic_file(path)
+  try:
+    with output as file, _Progress(show_progress) as progress:
+      for each in answers:
+        file.write(json.dumps(each, ensure_ascii=False) + '\n')
+        if path == '-':
+          file.flush()
+        progress.add_one()
+  except (FileExistsError, NotADirectoryError, PermissionError, IsADirectoryError) as error:
+    raise errors.UserError(f'cannot write OUTPUT={path}: {error.strerror}') from None
+
+
+def _chunks(questions, size):
+  questions = iter(questions)
+  while chunk := list(itertools.islice(questions, size)):
+    yield chunk
+
+
+def _pad(chunk, shape):
+  """Returns the tokens of the questions, int32 of `shape`; a row without any stays zero."""
+  rows = np.zeros(shape, np.int32)
+  for row, question in zip(rows, chunk, strict=False):
+    if question.tokens is not None:
+      row[: len(question.tokens)] = question.tokens
+  return rows
+
+
+class _Progress:
+  """Counts examples: a bar on a terminal, a line now and then in a log, and one at the end."""
+
+  def __init__(self, enabled):
+    self._enabled = enabled
+    self._count = 0
+    self._start = self._last_line = time.monotonic()
+    self._bar = None
+    if enabled and sys.stderr.isatty():
+      import tqdm
+
+      self._bar = tqdm.tqdm(unit=' examples', file=sys.stderr, leave=False)
+
+  def add_one(self):
+    self._count += 1
+    if self._bar is not None:
+      self._bar.update()
+    elif self._enabled and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+      self._last_line = time.monotonic()
+      self._print()
+
+  def _print(self):
+    seconds = time.monotonic() - self._start
+    speed = self._count / max(seconds, 1e-9)
+    print(
+      f'{self._count:,} examples in {seconds:.1f} s ({speed:.1f} examples/s)',
+      file=sys.stderr,
+      flush=True,
+    )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, exception_type, *unused):
+    if self._bar is not None:
+      self._bar.close()
+    if self._enabled and exception_type is None:
+      self._print()

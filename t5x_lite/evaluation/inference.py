@@ -1,0 +1,128 @@
+"""A model on a mesh, ready to be asked: for its loss, its scores, its predictions.
+
+Nothing here knows where batches come from: they are dicts of numpy arrays, by seqio's names.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+
+import jax
+import numpy as np
+
+from t5x_lite import losses, sharding
+from t5x_lite.decoding import sampling, scoring
+from t5x_lite.models import encoder_decoder
+from t5x_lite.training import step as training_step
+
+Batch = Mapping[str, np.ndarray]
+
+
+class Inference:
+  """The jitted functions of one model, each compiled once for each shape of batch.
+
+  In a job of several hosts all of them call the same methods with the same, whole batches, and
+  all get the whole results. A batch has to divide by the devices that share it, see
+  `sharding.check_batch_size`; rows of zeros fill it up.
+
+  Attributes:
+    config: the `T5Config`.
+    mesh: the `jax.sharding.Mesh`.
+    rules: what maps logical axes to the mesh's.
+  """
+
+  def __init__(self, config, mesh, rules=sharding.RULES):
+    """Prepares; compiles nothing yet.
+
+    Args:
+      config: `T5Config`; scanned or not, as the parameters will be.
+      mesh: `jax.sharding.Mesh` on which the parameters lie.
+      rules: see `sharding.MeshConfig`.
+    """
+    self.config = config
+    self.mesh = mesh
+    self.rules = rules
+    model = encoder_decoder.T5(config)
+    # Replicated, so that each host can read all of the few numbers that come out.
+    jit = functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+    loss_config = losses.LossConfig()
+    self._loss_sums = jit(
+      lambda params, batch: training_step.loss_sums(model, params, batch, loss_config)
+    )
+    self._log_probs = jit(functools.partial(scoring.log_probs, model))
+
+    @functools.cache
+    def decoder(max_length):
+      return jit(
+        lambda params, batch: sampling.greedy(
+          config, params, batch['encoder_input_tokens'], max_length=max_length
+        )
+      )
+
+    self._decoder = decoder
+
+  def loss(self, params, batches: Iterable[Batch]) -> dict[str, float]:
+    """Measures how well the model predicts given targets, token by token.
+
+    The sums over all batches are divided once, so that it makes no difference how the examples
+    are divided into batches.
+
+    Returns:
+      'loss', the cross-entropy in nats per target token without any regularizer, so that exp of
+      it is the perplexity; 'z_loss', what the default z-loss would add to it; and
+      'token_accuracy', the share of targets with the highest logit.
+    """
+    totals = dict.fromkeys(('loss', 'z_loss', 'correct', 'weight'), 0.0)
+    for sums in self._run(self._loss_sums, params, batches):
+      totals = {name: total + float(sums[name]) for name, total in totals.items()}
+    weight = max(totals['weight'], 1.0)
+    return {
+      'loss': (totals['loss'] - totals['z_loss']) / weight,
+      'z_loss': totals['z_loss'] / weight,
+      'token_accuracy': totals['correct'] / weight,
+    }
+
+  def score(self, params, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
+    """Yields the log-probabilities of the targets, float32 [batch], for each batch."""
+    return self._run(self._log_probs, params, batches)
+
+  def predict(
+    self, params, batches: Iterable[Batch], max_length: int
+  ) -> Iterator[sampling.Decoded]:
+    """Yields what is decoded greedily for each batch, as numpy arrays.
+
+    Args:
+      params: the parameters.
+      batches: only 'encoder_input_tokens' is used.
+      max_length: the most tokens to decode, EOS included.
+    """
+    inputs = ({'encoder_input_tokens': batch['encoder_input_tokens']} for batch in batches)
+    return self._run(self._decoder(max_length), params, inputs)
+
+  def _run(self, function, params, batches):
+    """Yields the results of `function` in order, one batch behind, so that no device waits."""
+    pending = None
+    for batch in batches:
+      with sharding.activate(self.mesh, self.rules):
+        result = function(params, self._on_devices(batch))
+      if pending is not None:
+        yield jax.device_get(pending)
+      pending = result
+    if pending is not None:
+      yield jax.device_get(pending)
+
+  def _on_devices(self, batch):
+    rows = sharding.batch_sharding(self.mesh)
+
+    def put(x):
+      return jax.make_array_from_callback(x.shape, rows, lambda index: x[index])
+
+    return {name: put(np.asarray(x)) for name, x in batch.items()}
+
+
+def fill_up(batch: Batch, batch_size: int) -> dict[str, np.ndarray]:
+  """Adds rows of zeros until the batch has `batch_size`; they count for nothing anywhere."""
+  missing = batch_size - len(next(iter(batch.values())))
+  return {
+    name: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) if missing else x
+    for name, x in batch.items()
+  }

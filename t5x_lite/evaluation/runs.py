@@ -1,0 +1,107 @@
+"""A run's folder, opened to evaluate or query its checkpoints.
+
+A checkpoint describes itself: its metadata holds the model's configuration, what it was trained
+on and the fingerprint of its vocabulary, so that nobody has to say these things again.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from t5x_lite import errors, sharding
+from t5x_lite.checkpoints import manager as checkpoint_manager
+from t5x_lite.evaluation import inference
+from t5x_lite.models import encoder_decoder
+from t5x_lite.models.config import T5Config
+from t5x_lite.training import state as training_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run and those of its checkpoints that were asked for.
+
+  Attributes:
+    folder: MODEL_DIR.
+    steps: the checkpoints' steps, ascending.
+    config: `T5Config` of the model.
+    mixture_or_task_name: what it was trained on.
+    task_feature_lengths: the lengths it was trained with.
+    vocabulary: fingerprint of its vocabulary, see `data.vocabulary.fingerprint`.
+    modules: the user's modules that registered its tasks.
+    checkpoints: the `CheckpointManager`.
+  """
+
+  folder: pathlib.Path
+  steps: Sequence[int]
+  config: T5Config
+  mixture_or_task_name: str
+  task_feature_lengths: Mapping[str, int]
+  vocabulary: Mapping[str, Any]
+  modules: Sequence[str]
+  checkpoints: checkpoint_manager.CheckpointManager
+
+  @property
+  def vocabulary_folder(self) -> pathlib.Path:
+    """Where `data.vocabulary.save` kept the vocabulary."""
+    return self.folder / 'vocabulary'
+
+  def model(self, mesh_config: sharding.MeshConfig) -> inference.Inference:
+    """Returns the model, on a mesh over all devices."""
+    mesh = sharding.make_mesh(mesh_config)
+    return inference.Inference(self.config, mesh, mesh_config.rules)
+
+  def restore(self, step: int, model: inference.Inference):
+    """Returns the parameters of one checkpoint, each read right into its place on the mesh."""
+    abstract = training_state.abstract_params(
+      encoder_decoder.T5(self.config), model.mesh, model.rules
+    )
+    return self.checkpoints.restore_params(step, abstract)
+
+
+def open_run(model_dir, checkpoint: str | int = 'latest', *, dtype: str | None = None) -> Run:
+  """Opens a run's folder; no parameters are read yet.
+
+  The layers are unrolled, however they were trained, since decoding wants them so.
+
+  Args:
+    model_dir: the run's folder, or one of its checkpoints/STEP folders.
+    checkpoint: 'latest', 'all', or a step.
+    dtype: of the activations, instead of the one the model was trained in.
+
+  Raises:
+    UserError: there is no such checkpoint, or it does not say what model it is of.
+  """
+  checkpoints, latest = checkpoint_manager.open_checkpoint(model_dir)
+  if checkpoint == 'latest':
+    steps = [latest]
+  elif checkpoint == 'all':
+    steps = checkpoints.steps()
+  elif isinstance(checkpoint, int):
+    steps = [checkpoint]
+  else:
+    raise errors.UserError(
+      f"CHECKPOINT={checkpoint!r} may be 'latest', 'all' or a step, of which there are "
+      + ', '.join(map(str, checkpoints.steps()))
+    )
+  metadata = checkpoints.metadata(steps[-1])  # UserError if there is no such step.
+  try:
+    config = T5Config(**metadata['model'])
+    changes = {'scan_layers': False, 'remat_policy': 'none', 'dropout_rate': 0.0}
+    if dtype is not None:
+      changes['dtype'] = dtype
+    return Run(
+      folder=pathlib.Path(checkpoints.directory).parent,
+      steps=steps,
+      config=dataclasses.replace(config, **changes),
+      mixture_or_task_name=metadata['mixture_or_task_name'],
+      task_feature_lengths=metadata['task_feature_lengths'],
+      vocabulary=metadata['vocabulary'],
+      modules=metadata.get('modules', ()),
+      checkpoints=checkpoints,
+    )
+  except (KeyError, TypeError) as error:
+    raise errors.UserError(
+      f'checkpoint {checkpoints.path(steps[-1])} does not say what model it is of ({error}): '
+      'was it written by another version of t5x-lite?'
+    ) from error
