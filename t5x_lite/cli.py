@@ -14,7 +14,6 @@ and, where gin configures it,
 """
 
 import argparse
-import difflib
 import importlib
 import os
 import pathlib
@@ -192,9 +191,9 @@ class _Parser(argparse.ArgumentParser):
     choice = re.search(r"invalid choice: '([^']*)'", message)
     near = ''
     if flag:
-      near = _nearest(flag[1], self._all_flags())
+      near = errors.did_you_mean(flag[1], self._all_flags())
     elif choice:
-      near = _nearest(choice[1], COMMANDS)
+      near = errors.did_you_mean(choice[1], COMMANDS)
       message = re.sub(r'^argument COMMAND: invalid choice: (\S+) .*', r'no command \1', message)
     raise errors.UserError(f'{message}{near} (see {self.prog} --help)')
 
@@ -206,11 +205,6 @@ class _Parser(argparse.ArgumentParser):
         for parser in action.choices.values():
           flags += parser._all_flags()
     return flags
-
-
-def _nearest(name, names):
-  near = difflib.get_close_matches(name, sorted(set(names)), n=1, cutoff=0.6)
-  return f'; did you mean {near[0]}?' if near else ''
 
 
 # The process.

@@ -12,7 +12,6 @@ This module and nothing else imports gin. It uses parts of `gin.config` that are
 setup.cfg holds gin-config to the release they were read in.
 """
 
-import difflib
 import functools
 import importlib
 import importlib.resources
@@ -86,7 +85,9 @@ def find_gin_file(name, search_paths=()) -> pathlib.Path:
       return path
   looked_in = ', '.join(str(folder.absolute()) for folder in folders)
   where = '' if os.path.isabs(name) else f' in {looked_in}'
-  raise errors.UserError(f'no gin file {name}{where}{_nearest(name, packaged_gin_files())}')
+  raise errors.UserError(
+    f'no gin file {name}{where}{errors.did_you_mean(name, packaged_gin_files())}'
+  )
 
 
 def parse(gin_files, overrides=(), search_paths=()):
@@ -228,10 +229,10 @@ class _Names(gin_config.ParseContext):
       return f'{selector} is a {type(value).__name__}, not a function or class'
     if parent is not None:
       names = [each for each in dir(parent) if callable(getattr(parent, each, None))]
-      return f'{selector}: {parent.__name__} has no {name}{_nearest(name, names)}'
+      return f'{selector}: {parent.__name__} has no {name}{errors.did_you_mean(name, names)}'
     known = {_short(name) for name, _ in gin_config._REGISTRY.items()}
     known |= {name.rpartition('.')[2] for name in known}
-    near = _nearest(selector, {*known, *self._symbol_table})
+    near = errors.did_you_mean(selector, {*known, *self._symbol_table})
     return f'{selector} is neither imported nor named in a gin file{near}'
 
 
@@ -288,7 +289,7 @@ def _bind(scope, selector, parameter, value):
   signature = _signature(configurable.wrapped)
   takes_any = any(each.kind is each.VAR_KEYWORD for each in signature.values())
   if parameter not in signature and not takes_any:
-    near = _nearest(parameter, signature) or f'; it has {", ".join(signature)}'
+    near = errors.did_you_mean(parameter, signature) or f'; it has {", ".join(signature)}'
     raise errors.UserError(f'{selector} has no parameter {parameter}{near}')
   gin_config._CONFIG.setdefault((scope, configurable.selector), {})[parameter] = value
   return _Binding(scope, configurable.selector, parameter)
@@ -400,9 +401,11 @@ def _no_effect(binding, main):
   flags = [_Binding(*key, name).flag for key, names in _used.items() for name in names]
   problem = f'--gin.{binding.flag} has no effect: {_short(main.selector)}, as configured,'
   if binding.selector != _MACRO:
-    return f'{problem} does not use {_short(binding.selector)}{_nearest(binding.flag, flags)}'
+    return (
+      f'{problem} does not use {_short(binding.selector)}{errors.did_you_mean(binding.flag, flags)}'
+    )
   macros = sorted(flag for flag in flags if '.' not in flag)
-  near = _nearest(binding.flag, macros) or f'; its macros are {", ".join(macros)}'
+  near = errors.did_you_mean(binding.flag, macros) or f'; its macros are {", ".join(macros)}'
   return f'{problem} does not use this macro{near}'
 
 
@@ -477,12 +480,6 @@ def _without_gin_wrapping(error):
 def _short(selector):
   """Returns the last module and the name: optimizers.adamw."""
   return '.'.join(selector.split('.')[-2:])
-
-
-def _nearest(name, names):
-  """Returns '; did you mean ...?' for the names close to `name`, or ''."""
-  near = difflib.get_close_matches(name, sorted(set(names)), n=3, cutoff=0.6)
-  return f'; did you mean {" or ".join(near)}?' if near else ''
 
 
 def _first_line(message):

@@ -32,3 +32,11 @@ def import_all(names):
       raise errors.UserError(
         f'--module={name}: {error}; modules are searched for in {os.getcwd()} and on PYTHONPATH'
       ) from error
+
+
+def absolute(names):
+  """Returns the names as they are found from any working directory."""
+  return tuple(
+    str(pathlib.Path(name).expanduser().absolute()) if name.endswith('.py') else name
+    for name in names
+  )

@@ -1,5 +1,7 @@
 """`t5x-lite train`: pre-training and fine-tuning."""
 
+from collections.abc import Callable, Sequence
+
 HELP = 'train or fine-tune a model, or resume a run that was stopped'
 USES_GIN = True
 DEFAULT_GIN_FILES = ()
@@ -12,28 +14,28 @@ def add_arguments(parser):
 
 def run(args):
   """Trains as the parsed gin configuration says."""
-  from t5x_lite import configuration
+  from t5x_lite import configuration, modules
 
-  configuration.configured(train)(modules=tuple(args.module or ()))
+  configuration.configured(train)(user_modules=modules.absolute(args.module))
 
 
 def train(
   *,
-  model_dir,
+  model_dir: str,
   model,
   dataset,
   loop,
-  optimizer,
-  learning_rate,
+  optimizer: Callable,
+  learning_rate: Callable,
   loss,
   mesh,
-  checkpoint_manager,
+  checkpoint_manager: Callable,
   evaluation=None,
-  seed=0,
-  num_microbatches=1,
-  clip_global_norm=None,
-  initial_checkpoint_path=None,
-  modules=(),
+  seed: int = 0,
+  num_microbatches: int = 1,
+  clip_global_norm: float | None = None,
+  initial_checkpoint_path: str | None = None,
+  user_modules: Sequence[str] = (),
 ):
   """Trains a model, from MODEL_DIR's latest checkpoint if there is one.
 
@@ -53,7 +55,7 @@ def train(
     num_microbatches: parts of a batch whose gradients are accumulated before the update.
     clip_global_norm: largest norm of the gradient, or None.
     initial_checkpoint_path: run or checkpoint whose parameters a new run starts from, or None.
-    modules: the user's modules that register tasks, kept for evaluation and inference.
+    user_modules: the user's modules that register tasks, kept for evaluation and inference.
   """
   import dataclasses
   import functools
@@ -85,7 +87,7 @@ def train(
     'vocabulary': data_vocabulary.fingerprint(vocabulary),
     'mixture_or_task_name': dataset.mixture_or_task_name,
     'task_feature_lengths': dict(dataset.task_feature_lengths),
-    'modules': list(modules),
+    'modules': list(user_modules),
     'gin': configuration.operative_config(),
   }
   batches = data_batches.train_batches(

@@ -12,7 +12,6 @@ Batch features are numpy int32 arrays under seqio's names: `encoder_input_tokens
 """
 
 import dataclasses
-import difflib
 import io
 import json
 import os
@@ -62,10 +61,9 @@ def get_mixture_or_task(name: str) -> seqio.Task | seqio.Mixture:
   names = sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()})
   if name in names:
     return seqio.get_mixture_or_task(name)
-  nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-  hint = f'did you mean {" or ".join(nearest)}?' if nearest else 'see `t5x-lite tasks`'
+  hint = errors.did_you_mean(name, names) or '; `t5x-lite tasks` lists them.'
   raise errors.UserError(
-    f'no task or mixture is named {name!r}: {hint} Your own are found with --module=your.module'
+    f'no task or mixture is named {name!r}{hint} Your own are found with --module=your.module'
   )
 
 

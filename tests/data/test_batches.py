@@ -225,7 +225,7 @@ def test_a_bad_line_is_told_as_a_user_error_with_its_place():
 @pytest.mark.parametrize(
   'changes, complaint',
   [
-    ({'mixture_or_task_name': 'batches_row'}, "named 'batches_row': did you mean batches_rows"),
+    ({'mixture_or_task_name': 'batches_row'}, "named 'batches_row'; did you mean batches_rows"),
     ({'split': 'test'}, "no split 'test', only 'train', 'validation'"),
     ({'task_feature_lengths': {'inputs': 8}}, "add 'targets' to TASK_FEATURE_LENGTHS"),
     ({'batch_size': 5}, 'BATCH_SIZE=5 is not divisible by the 2 hosts'),
