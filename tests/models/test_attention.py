@@ -110,7 +110,7 @@ def test_cached_attention_writes_one_position_and_leaves_the_rest():
     num_heads=2, head_dim=3, emb_dim=4, dropout_rate=0.0, dtype=jnp.float32
   )
   x = np.array([[[1.0, -2.0, 3.0, 0.5]]])
-  empty = np.full((1, 5, 2, 3), 7.0)
+  empty = np.full((1, 5, 2, 3), 7, np.float32)
   cache = attention.KeyValues(empty, empty)
 
   @jax.jit
