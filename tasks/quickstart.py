@@ -27,6 +27,7 @@ LABELS = ('negative', 'positive')
 DOCUMENT_CHARACTERS = 2000
 
 
+@functools.cache
 def split_of(text: str) -> str:
   """The split that a text belongs to: a function of its words, not of its case, spaces or punctuation."""
   words = ' '.join(re.findall(r'\w+', text.lower()))
