@@ -57,13 +57,12 @@ def evaluate(
 
   import jax
 
-  from t5x_lite.commands import opening
   from t5x_lite.evaluation import evaluator as evaluation
   from t5x_lite.evaluation import runs
   from t5x_lite.monitoring import metrics as monitoring
 
   opened = runs.open_run(model_dir, checkpoint, dtype=dtype)
-  name = opening.find_task(opened, mixture_or_task_name)
+  name = opened.find_task(mixture_or_task_name)
   is_writer = jax.process_index() == 0
   model = opened.model(mesh)
   evaluator = evaluation.Evaluator(

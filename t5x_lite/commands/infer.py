@@ -63,8 +63,6 @@ def infer(
   import sys
 
   from t5x_lite import errors, sharding
-  from t5x_lite.commands import opening
-  from t5x_lite.data import vocabulary as data_vocabulary
   from t5x_lite.evaluation import answers, evaluator, runs
 
   if input_file is not None and mixture_or_task_name is not None:
@@ -76,10 +74,10 @@ def infer(
     raise errors.UserError("CHECKPOINT='all' is for `t5x-lite eval`: give 'latest' or a step")
   opened = runs.open_run(model_dir, checkpoint, dtype=dtype)
   lengths = task_feature_lengths or opened.task_feature_lengths
-  vocabulary = data_vocabulary.load(opened.vocabulary_folder)
+  vocabulary = opened.load_vocabulary()
   interactive = False
   if mixture_or_task_name is not None:
-    name = opening.find_task(opened, mixture_or_task_name)
+    name = opened.find_task(mixture_or_task_name)
     config = evaluator.EvaluationConfig(name, lengths, split, batch_size, num_examples)
     questions = answers.from_task(config)
   else:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+import pathlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -149,6 +150,8 @@ def write(answers: Iterable[Mapping], path: str, *, show_progress: bool = True):
     path: the file.
     show_progress: tell the number and speed on standard error.
   """
+  if pathlib.Path(path).is_dir():
+    raise errors.UserError(f'cannot write OUTPUT={path}: it is a folder')
   output = contextlib.nullcontext(sys.stdout) if path == '-' else evaluator.atomic_file(path)
   try:
     with output as file, _Progress(show_progress) as progress:
@@ -157,7 +160,7 @@ def write(answers: Iterable[Mapping], path: str, *, show_progress: bool = True):
         if path == '-':
           file.flush()
         progress.add_one()
-  except (FileExistsError, NotADirectoryError, PermissionError, IsADirectoryError) as error:
+  except (FileExistsError, NotADirectoryError, PermissionError) as error:
     raise errors.UserError(f'cannot write OUTPUT={path}: {error.strerror}') from None
 
 

@@ -9,8 +9,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import t5x_lite.tasks  # noqa: F401 - registers them
 from t5x_lite import errors, sharding
+from t5x_lite import modules as user_modules
 from t5x_lite.checkpoints import manager as checkpoint_manager
+from t5x_lite.data import batches, vocabulary
 from t5x_lite.evaluation import inference
 from t5x_lite.models import encoder_decoder
 from t5x_lite.models.config import T5Config
@@ -27,7 +30,7 @@ class Run:
     config: `T5Config` of the model.
     mixture_or_task_name: what it was trained on.
     task_feature_lengths: the lengths it was trained with.
-    vocabulary: fingerprint of its vocabulary, see `data.vocabulary.fingerprint`.
+    fingerprint: of its vocabulary, see `data.vocabulary.fingerprint`.
     modules: the user's modules that registered its tasks.
     checkpoints: the `CheckpointManager`.
   """
@@ -37,14 +40,40 @@ class Run:
   config: T5Config
   mixture_or_task_name: str
   task_feature_lengths: Mapping[str, int]
-  vocabulary: Mapping[str, Any]
+  fingerprint: Mapping[str, Any]
   modules: Sequence[str]
   checkpoints: checkpoint_manager.CheckpointManager
 
-  @property
-  def vocabulary_folder(self) -> pathlib.Path:
-    """Where `data.vocabulary.save` kept the vocabulary."""
-    return self.folder / 'vocabulary'
+  def load_vocabulary(self):
+    """Returns the `seqio.Vocabulary` that the run keeps in its folder."""
+    return vocabulary.load(self.folder / 'vocabulary')
+
+  def find_task(self, mixture_or_task_name: str | None = None) -> str:
+    """Returns the name of a registered task or mixture whose vocabulary is the run's.
+
+    The run's own modules are imported if the task is not found without them.
+
+    Args:
+      mixture_or_task_name: None for what the run was trained on.
+
+    Raises:
+      UserError: there is no such task, or its vocabulary is another.
+    """
+    name = mixture_or_task_name or self.mixture_or_task_name
+    try:
+      features = batches.output_features(name)
+    except errors.UserError:
+      if not self.modules:
+        raise
+      user_modules.import_all(self.modules)
+      features = batches.output_features(name)
+    vocabulary.check_same(
+      self.fingerprint,
+      vocabulary.fingerprint(features['targets'].vocabulary),
+      model=f'the run in {self.folder}',
+      task=name,
+    )
+    return name
 
   def model(self, mesh_config: sharding.MeshConfig) -> inference.Inference:
     """Returns the model, on a mesh over all devices."""
@@ -96,7 +125,7 @@ def open_run(model_dir, checkpoint: str | int = 'latest', *, dtype: str | None =
       config=dataclasses.replace(config, **changes),
       mixture_or_task_name=metadata['mixture_or_task_name'],
       task_feature_lengths=metadata['task_feature_lengths'],
-      vocabulary=metadata['vocabulary'],
+      fingerprint=metadata['vocabulary'],
       modules=metadata.get('modules', ()),
       checkpoints=checkpoints,
     )

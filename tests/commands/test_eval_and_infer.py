@@ -1,0 +1,234 @@
+"""`t5x-lite eval` and `t5x-lite infer` on a run with checkpoints of random parameters."""
+
+import dataclasses
+import io
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_lite import cli, sharding
+from t5x_lite.checkpoints import manager
+from t5x_lite.data import vocabulary
+from t5x_lite.models import encoder_decoder
+from t5x_lite.models.config import T5Config
+from t5x_lite.training import state as training_state
+
+CONFIG = T5Config(
+  vocab_size=128,
+  emb_dim=8,
+  num_heads=2,
+  head_dim=4,
+  mlp_dim=16,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+  dtype='float32',
+)
+LENGTHS = {'inputs': 20, 'targets': 4}
+LINES = ['a red fish', 'two blue fish', 'one bird', 'red', 'a bird and a fish'] * 2
+TASKS = """
+import seqio
+from t5x_lite.data import sources, vocabulary
+
+VOCABULARY = vocabulary.load({vocabulary!r})
+FEATURES = {{name: seqio.Feature(VOCABULARY) for name in ('inputs', 'targets')}}
+LINES = {lines!r}
+
+
+def rows(split):
+  return {{'inputs': LINES, 'targets': [line.split()[-1] for line in LINES]}}
+
+
+def exact(targets, predictions):
+  return {{'exact': sum(t == p for t, p in zip(targets, predictions)) / len(targets)}}
+
+
+seqio.TaskRegistry.add(
+  'last_word',
+  source=sources.RowsDataSource(rows, ('train', 'validation')),
+  preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
+  output_features=FEATURES,
+  metric_fns=[exact],
+)
+seqio.TaskRegistry.add(
+  'of_other_vocabulary',
+  source=sources.RowsDataSource(rows, ('train', 'validation')),
+  preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
+  output_features={{name: seqio.Feature(seqio.ByteVocabulary()) for name in FEATURES}},
+)
+"""
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  """Folder of a run, as `t5x-lite train` leaves it, with checkpoints 0 and 20."""
+  folder = tmp_path_factory.mktemp('evaluated') / 'run'
+  words = vocabulary.train_sentencepiece(
+    LINES * 20, folder / 'words.model', vocab_size=28, num_sentinels=4
+  )
+  vocabulary.save(words, folder / 'vocabulary')
+  module = folder.parent / 'last_word_tasks.py'
+  module.write_text(TASKS.format(vocabulary=str(folder / 'vocabulary'), lines=LINES))
+  mesh = sharding.make_mesh(sharding.data_parallel())
+  abstract = training_state.abstract_params(encoder_decoder.T5(CONFIG), mesh, sharding.RULES)
+  metadata = {
+    'model': dataclasses.asdict(CONFIG),
+    'vocabulary': vocabulary.fingerprint(words),
+    'mixture_or_task_name': 'last_word',
+    'task_feature_lengths': LENGTHS,
+    'modules': [str(module)],
+    'gin': '',
+  }
+  with manager.CheckpointManager(folder / 'checkpoints') as checkpoints:
+    for step in (0, 20):
+      checkpoints.save(step, {'params': random_params(abstract, step)}, metadata=metadata)
+  return folder
+
+
+def random_params(abstract, seed):
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), abstract)
+
+
+def command(*arguments):
+  """Runs `t5x-lite` in this process and returns its exit status."""
+  return cli.main([str(argument) for argument in arguments])
+
+
+class Terminal(io.StringIO):
+  """A text stream that takes itself for a terminal, with the bytes below it."""
+
+  def __init__(self, content=b''):
+    super().__init__()
+    self.buffer = io.BytesIO(content)
+
+  def isatty(self):
+    return True
+
+
+def give_input(monkeypatch, content, is_terminal=False):
+  if is_terminal:
+    monkeypatch.setattr(sys, 'stdin', Terminal(content))
+  else:
+    monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(content)))
+
+
+def objects(text):
+  return [json.loads(line) for line in text.splitlines()]
+
+
+def test_eval_needs_the_folder_of_the_run_only(run, capfd):
+  assert command('eval', f'--gin.MODEL_DIR={run}', '--gin.BATCH_SIZE=8') == 0
+  out = capfd.readouterr().out
+  assert [line.split()[0] for line in out.splitlines()[1:]] == [
+    'last_word/exact', 'last_word/loss', 'last_word/z_loss', 'last_word/token_accuracy'
+  ]  # fmt: skip
+  predictions = objects((run / 'predictions' / 'last_word-20.jsonl').read_text())
+  assert [line['inputs'] for line in predictions] == LINES
+
+
+def test_eval_of_all_checkpoints_marks_the_best_and_writes_the_metrics(run, capfd):
+  arguments = ['--gin.CHECKPOINT=all', '--gin.BATCH_SIZE=8', '--gin.NUM_EXAMPLES=5']
+  assert command('eval', f'--gin.MODEL_DIR={run}', *arguments) == 0
+  header, *rows, legend = capfd.readouterr().out.splitlines()
+  assert header.split() == ['step', '0', 'step', '20']
+  assert 'best' in legend
+  name, *losses = next(row for row in rows if row.startswith('last_word/loss')).split()
+  assert losses[0].endswith('*') != losses[1].endswith('*')
+  lower = min(losses, key=lambda loss: float(loss.rstrip('*')))
+  assert lower.endswith('*')
+  lines = objects((run / 'metrics' / 'infer.jsonl').read_text())[-2:]
+  assert [line['step'] for line in lines] == [0, 20]
+  assert lines[1]['last_word/loss'] == pytest.approx(float(losses[1].rstrip('*')), abs=1e-4)
+
+
+def test_infer_answers_a_file_in_the_order_of_its_lines(run, tmp_path, capfd):
+  questions, answers = tmp_path / 'questions.txt', tmp_path / 'new' / 'answers.jsonl'
+  questions.write_text('\ufeff' + '\n'.join([*LINES, '', 'fish ' * 50, 'caf\u00e9']))
+  arguments = [f'--gin.INPUT={questions}', f'--gin.OUTPUT={answers}', '--gin.BATCH_SIZE=8']
+  assert command('infer', f'--gin.MODEL_DIR={run}', *arguments) == 0
+  captured = capfd.readouterr()
+  assert captured.out == ''
+  assert 'warning: 1 of 13 lines were longer than 20 tokens and were cut' in captured.err
+  assert 'examples/s' in captured.err
+  lines = objects(answers.read_text())
+  assert [line['inputs'] for line in lines] == [*LINES, '', 'fish ' * 50, 'caf\u00e9']
+  assert lines[10] == {'inputs': '', 'error': 'line 11 is empty'}
+  assert all('prediction' in line for i, line in enumerate(lines) if i != 10)
+  assert lines[0]['prediction'] == lines[5]['prediction']
+  assert [path.name for path in answers.parent.iterdir()] == ['answers.jsonl']
+
+
+def test_infer_answers_standard_input_the_same_alone_and_in_a_batch(run, capfd, monkeypatch):
+  content = '\n'.join(LINES).encode()
+  give_input(monkeypatch, content)
+  assert command('infer', f'--gin.MODEL_DIR={run}', '--gin.BATCH_SIZE=16') == 0
+  together = objects(capfd.readouterr().out)
+  give_input(monkeypatch, content + b'\n\n', is_terminal=True)
+  assert command('infer', f'--gin.MODEL_DIR={run}') == 0
+  alone = objects(capfd.readouterr().out)
+  assert len(together) == len(alone) == len(LINES)
+  for one, other in zip(together, alone, strict=True):
+    assert one['score'] == pytest.approx(other.pop('score'), rel=1e-5)
+    assert one == {**other, 'score': one['score']}
+
+
+def test_infer_answers_a_task_with_the_predictions_of_its_evaluation(run, capfd):
+  assert command('eval', f'--gin.MODEL_DIR={run}', '--gin.BATCH_SIZE=8') == 0
+  capfd.readouterr()
+  arguments = ['--gin.MIXTURE_OR_TASK_NAME=last_word', '--gin.BATCH_SIZE=8']
+  assert command('infer', f'--gin.MODEL_DIR={run}', *arguments) == 0
+  answers = objects(capfd.readouterr().out)
+  evaluated = objects((run / 'predictions' / 'last_word-20.jsonl').read_text())
+  assert answers == evaluated
+
+
+def test_infer_in_another_dtype(run, capfd, monkeypatch):
+  give_input(monkeypatch, b'a fish')
+  arguments = ['--gin.DTYPE=bfloat16', '--gin.BATCH_SIZE=8']
+  assert command('infer', f'--gin.MODEL_DIR={run}', *arguments) == 0
+  [answer] = objects(capfd.readouterr().out)
+  assert answer['inputs'] == 'a fish'
+
+
+@pytest.mark.parametrize(
+  'arguments, message',
+  [
+    (['eval', '--gin.MODEL_DIR={empty}'], 'no complete checkpoint in'),
+    (['eval', '--gin.MODEL_DIR={empty}/nothing'], 'there is no such folder'),
+    (['eval', '--gin.CHECKPOINT=7'], 'no checkpoint of step 7 in'),
+    (['eval', '--gin.CHECKPOINT=best'], "'latest', 'all' or a step, of which there are 0, 20"),
+    (['eval', '--gin.MIXTURE_OR_TASK_NAME=last_wort'], 'did you mean last_word'),
+    (['eval', '--gin.MIXTURE_OR_TASK_NAME=of_other_vocabulary'], 'bytes'),
+    (['eval', '--gin.SPLIT=test'], "no split 'test'"),
+    (['eval', '--gin.BATCH_SIZE=3'], 'BATCH_SIZE=3 is not divisible'),
+    (['infer', '--gin.CHECKPOINT=all'], 'is for `t5x-lite eval`'),
+    (['infer', '--gin.INPUT={empty}/nothing.txt'], 'nothing.txt: No such file'),
+    (['infer', '--gin.INPUT={latin}'], 'line 2 of'),
+    (['infer', '--gin.INPUT=x', '--gin.MIXTURE_OR_TASK_NAME=y'], 'exclude each other'),
+    (['infer', '--gin.INPUT={text}', '--gin.OUTPUT={empty}'], 'cannot write OUTPUT='),
+  ],
+)
+def test_a_mistake_is_answered_in_one_line(run, tmp_path, capfd, arguments, message):
+  (tmp_path / 'empty').mkdir()
+  (tmp_path / 'latin.txt').write_bytes(b'a fish\ncaf\xe9\n')
+  (tmp_path / 'text.txt').write_text('a fish\n')
+  places = {name: tmp_path / f'{name}.txt' for name in ('latin', 'text')}
+  arguments = [text.format(empty=tmp_path / 'empty', **places) for text in arguments]
+  if not any(text.startswith('--gin.MODEL_DIR') for text in arguments):
+    arguments.append(f'--gin.MODEL_DIR={run}')
+  assert command(*arguments) == 2
+  [line] = [line for line in capfd.readouterr().err.splitlines() if 'error' in line]
+  assert line.startswith('t5x-lite: error: ')
+  assert message in line
+
+
+def test_infer_leaves_no_file_behind_when_it_fails(run, tmp_path, capfd):
+  (tmp_path / 'latin.txt').write_bytes(b'a fish\n' * 20 + b'caf\xe9\n')
+  arguments = [f'--gin.INPUT={tmp_path}/latin.txt', f'--gin.OUTPUT={tmp_path}/answers.jsonl']
+  assert command('infer', f'--gin.MODEL_DIR={run}', '--gin.BATCH_SIZE=8', *arguments) == 2
+  assert 'line 21 of' in capfd.readouterr().err
+  assert [path.name for path in tmp_path.iterdir()] == ['latin.txt']
