@@ -1,0 +1,79 @@
+"""The commands of the README and of docs/training.md, as they stand there."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+# The README's own test of these is that they are how tests are run and installed.
+ELSEWHERE = ('bash launch/', 'pip install')
+
+
+def blocks(page, language):
+  """Returns the code blocks of a page in one language."""
+  text = (ROOT / page).read_text(encoding='utf-8')
+  return re.findall(rf'^```{language}\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope='module')
+def folder(review_files, tmp_path_factory):
+  """A reader's working directory: data, my_task.py, my_run.gin, and a model to start from."""
+  folder = tmp_path_factory.mktemp('reader')
+  for name in ('train.jsonl', 'validation.jsonl'):
+    shutil.copy(review_files / name, folder)
+  (folder / 'my_task.py').write_text(blocks('README.md', 'python')[0], encoding='utf-8')
+  (folder / 'my_run.gin').write_text(blocks('docs/training.md', 'gin')[0], encoding='utf-8')
+  run(
+    folder,
+    't5x-lite train --gin_file=quickstart/model.gin --gin_file=runs/pretrain.gin'
+    ' --gin.MODEL_DIR=quickstart_runs/pretrain --gin.TRAIN_STEPS=2 --gin.BATCH_SIZE=8'
+    ' --gin.MIXTURE_OR_TASK_NAME=quickstart_span_corruption --gin.EVAL_PERIOD=None'
+    " --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 64, 'targets': 24}\"",
+  )
+  return folder
+
+
+def run(folder, script):
+  """Runs a script as a reader would, this Python's commands first; returns what it printed."""
+  path = os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ['PATH']])
+  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'} | {'PATH': path}
+  done = subprocess.run(
+    ['bash', '-euc', script], cwd=folder, env=environment, capture_output=True, text=True
+  )
+  assert done.returncode == 0, f'{script}\n{done.stderr}'
+  return done.stdout
+
+
+def scripts(page):
+  return [block for block in blocks(page, 'sh') if not block.startswith(ELSEWHERE)]
+
+
+@pytest.mark.slow
+def test_the_readme_leads_from_json_lines_to_answers(folder):
+  (script,) = scripts('README.md')
+  printed = run(folder, script)
+  assert 'review: ' in printed  # Of `tasks show`.
+  assert 'my_reviews/accuracy' in printed  # Of `eval`.
+  assert '"inputs": "review: a joy to watch", "prediction": ' in printed
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_training_run(folder):
+  for script in scripts('docs/training.md'):
+    run(folder, script)
+  assert (folder / 'my_other_run' / 'metrics' / 'eval.jsonl').exists()
+  assert 'tensor' in (folder / 'my_sharded_run' / 'sharding.txt').read_text()
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/training.md'])
+def test_links_and_gin_files_that_a_page_names_exist(page):
+  text = (ROOT / page).read_text(encoding='utf-8')
+  for link in re.findall(r'\]\((?!https?:)([^)#]+)\)', text):
+    assert (ROOT / page).parent.joinpath(link).exists(), link
+  for name in re.findall(r'(?:models|runs|optimizers|quickstart)/\w+\.gin', text):
+    assert (ROOT / 'gin_configs' / name).exists(), name
