@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from t5x_lite import errors
@@ -46,6 +47,15 @@ class MeshConfig:
   dcn: Sequence[int] = (1, 1, 1)
   rules: Sequence = RULES
 
+  def __post_init__(self):
+    for logical, axes in self.rules:
+      for axis in (axes,) if isinstance(axes, str) else axes or ():
+        if axis not in MESH_AXES:
+          raise errors.UserError(
+            f'MeshConfig.rules maps {logical!r} to {axis!r}, which is none of the mesh axes '
+            f'{MESH_AXES}'
+          )
+
 
 def data_parallel():
   """Parameters on every device, the batch divided."""
@@ -68,38 +78,44 @@ def fsdp_tensor(tensor=2):
 
 
 def make_mesh(config, devices=None):
-  """Returns the `jax.sharding.Mesh` of a `MeshConfig` over the given or all devices."""
+  """Returns the `jax.sharding.Mesh` of a `MeshConfig` over the given or all devices.
+
+  Raises:
+    UserError: if the sizes do not fit the devices.
+  """
   devices = jax.devices() if devices is None else devices
-  dcn_count = math.prod(_fill(config.dcn, math.prod(abs(n) for n in config.dcn), 'dcn'))
-  if len(devices) % dcn_count:
-    raise errors.UserError(
-      f'MeshConfig.dcn={tuple(config.dcn)} does not divide the {len(devices)} devices'
-    )
-  ici = _fill(config.ici, len(devices) // dcn_count, 'ici')
-  if dcn_count > 1:
-    from jax.experimental import mesh_utils
+  axis_types = (AxisType.Auto,) * len(MESH_AXES)
+  if tuple(config.dcn) == (1, 1, 1):
+    ici = _fill(config.ici, len(devices), 'ici', 'devices')
+    return jax.make_mesh(ici, MESH_AXES, axis_types=axis_types, devices=devices)
 
-    array = mesh_utils.create_hybrid_device_mesh(ici, tuple(config.dcn), devices)
-    return jax.sharding.Mesh(array, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
-  return jax.make_mesh(
-    ici, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES), devices=devices
+  # The data-centre network joins TPU slices; other devices have none, and it joins hosts.
+  slices = {getattr(device, 'slice_index', 0) for device in devices}
+  hosts = {device.process_index for device in devices}
+  parts = len(slices) if len(slices) > 1 else len(hosts)
+  dcn = _fill(config.dcn, parts, 'dcn', 'slices or hosts')
+  ici = _fill(config.ici, len(devices) // parts, 'ici', 'devices of a slice or host')
+  array = mesh_utils.create_hybrid_device_mesh(
+    ici, dcn, devices, process_is_granule=len(slices) == 1
   )
+  return jax.sharding.Mesh(array, MESH_AXES, axis_types=axis_types)
 
 
-def _fill(shape, num_devices, name):
-  """Replaces the -1 of a mesh shape by what is left of the devices."""
+def _fill(shape, count, name, things):
+  """Replaces the -1 of a mesh shape by what is left of `count` `things`."""
   shape = tuple(shape)
   known = math.prod(n for n in shape if n != -1)
-  if len(shape) != len(MESH_AXES) or shape.count(-1) > 1 or known < 1:
+  positive = all(n > 0 or n == -1 for n in shape)
+  if len(shape) != len(MESH_AXES) or shape.count(-1) > 1 or not positive:
     raise errors.UserError(
       f'MeshConfig.{name}={shape} must give a positive size for each of {MESH_AXES}, at most '
       'one of them -1'
     )
-  filled = tuple(num_devices // known if n == -1 else n for n in shape)
-  if math.prod(filled) != num_devices:
+  filled = tuple(count // known if n == -1 else n for n in shape)
+  if math.prod(filled) != count:
     raise errors.UserError(
-      f'MeshConfig.{name}={shape} does not fit the {num_devices} devices there are: make the '
-      'product of its sizes their number, or one size -1'
+      f'MeshConfig.{name}={shape} does not fit the {count} {things} there are: make the product '
+      'of its sizes their number, or one size -1'
     )
   return filled
 
