@@ -114,8 +114,9 @@ def table(results: Mapping[int, Mapping[str, float]]) -> str:
 
 
 def _best(name, values):
-  known = [value for value in values if value is not None and value == value]
-  if not known:
+  """Returns the best value; None where all are alike."""
+  known = {value for value in values if value is not None and value == value}  # No NaN.
+  if len(known) < 2:
     return None
   metric = name.rpartition('/')[2]
   return min(known) if any(part in metric for part in _LOWER_IS_BETTER) else max(known)
