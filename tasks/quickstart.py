@@ -180,3 +180,10 @@ def _add_sentiment_task(name, wanted_sources):
 
 _add_sentiment_task('quickstart_sentiment', ('imdb', 'rotten_tomatoes'))
 _add_sentiment_task('quickstart_sentiment_rotten_tomatoes', ('rotten_tomatoes',))
+_add_sentiment_task('quickstart_sentiment_imdb', ('imdb',))
+# IMDb has three times as many labelled reviews, Rotten Tomatoes only single sentences: in equal parts.
+seqio.MixtureRegistry.add(
+  'quickstart_sentiment_balanced',
+  ['quickstart_sentiment_imdb', 'quickstart_sentiment_rotten_tomatoes'],
+  default_rate=1,
+)
