@@ -1,5 +1,6 @@
 """The Python modules in which users define what is theirs: tasks, optimizers, schedules."""
 
+import contextlib
 import importlib
 import os
 import pathlib
@@ -17,6 +18,10 @@ def import_all(names):
   Raises:
     errors.UserError: one of them, or what it imports, is not there or does not compile.
   """
+  if names:
+    with contextlib.suppress(ImportError):  # Where there is no TensorFlow, nothing is to be done.
+      # They mostly begin with `import seqio`; TensorFlow must be kept quiet and off the GPU first.
+      importlib.import_module('t5x_lite.data')
   if '' not in sys.path and os.getcwd() not in sys.path:
     sys.path.insert(0, os.getcwd())  # A console script has the script's folder there instead.
   for name in names:

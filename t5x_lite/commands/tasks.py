@@ -73,9 +73,8 @@ def _list():
 def _splits(provider):
   try:
     return provider.splits
-  except (
-    Exception
-  ):  # A TFDS data set that is not there cannot tell its splits; list the task still.
+  except Exception:
+    # A TFDS data set that is not there cannot tell its splits; list the task still.
     return ('?',)
 
 

@@ -1,0 +1,53 @@
+"""`t5x-lite bench`, on a model so small that only the form of its figures matters."""
+
+import json
+import os
+import subprocess
+import sys
+
+import byte_runs
+import pytest
+
+SMALL = (*byte_runs.MODEL, '--gin.STEPS=2', '--gin.BATCH_SIZE=8')
+# A machine without TensorFlow: importing it, or what needs it, fails.
+WITHOUT_TENSORFLOW = (
+  'import sys; sys.modules.update(tensorflow=None, seqio=None); '
+  'from t5x_lite import cli; sys.exit(cli.main(sys.argv[1:]))'
+)
+
+
+@pytest.mark.parametrize('what', ['train', 'decode'])
+def test_models_are_measured_without_tensorflow(what):
+  lengths = '{"inputs": 32, "targets": 8}'
+  arguments = ['bench', what, '--json', *SMALL, f'--gin.TASK_FEATURE_LENGTHS={lengths}']
+  environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
+  done = subprocess.run(
+    [sys.executable, '-c', WITHOUT_TENSORFLOW, *arguments],
+    capture_output=True,
+    text=True,
+    env=environment,
+  )
+  assert done.returncode == 0, done.stderr
+  figures = json.loads(done.stdout)
+  seconds = figures['step_seconds' if what == 'train' else 'batch_seconds']
+  assert 0 < seconds < 60 and figures['compile_seconds'] > 0
+  assert figures['flops_per_second'] == pytest.approx(figures['flops'] / seconds)
+  assert figures['parameters'] > 384 * 8 * 2  # Both embeddings and the layers.
+  assert figures['mfu'] is None  # Nobody publishes the peak of a CPU.
+  assert figures['peak_process_bytes'] > 2**20
+
+
+def test_data_is_measured_and_its_figures_are_readable(main):
+  status, printed, errors = main(
+    'bench', 'data', *byte_runs.SENTIMENT, '--gin.STEPS=5', '--gin.PACK=False'
+  )
+  assert status == 0, errors
+  figures = dict(line.split(maxsplit=1) for line in printed.splitlines())
+  assert float(figures['rows_per_second'].replace(',', '')) > 0
+  assert 0 < float(figures['padding_share']) < 1
+
+
+def test_data_needs_a_task(main):
+  status, _, errors = main('bench', 'data')
+  assert status == 2
+  assert '--gin.MIXTURE_OR_TASK_NAME' in errors
