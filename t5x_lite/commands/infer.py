@@ -60,7 +60,10 @@ def infer(
     dtype: of the activations, or None for the run's own.
   """
   import itertools
+  import os
   import sys
+
+  import jax
 
   from t5x_lite import errors, sharding
   from t5x_lite.evaluation import answers, evaluator, runs
@@ -90,6 +93,8 @@ def infer(
   model = opened.model(mesh)
   sharding.check_batch_size(batch_size, model.mesh)
   params = opened.restore(opened.steps[0], model)
+  if jax.process_index() > 0:
+    output_file = os.devnull  # All hosts have all answers; the first one writes them.
   answers.write(
     answers.answer(
       questions, model, params, vocabulary, lengths, None if interactive else batch_size

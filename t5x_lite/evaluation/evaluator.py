@@ -209,8 +209,15 @@ def example_texts(example: Mapping[str, np.ndarray], features) -> dict[str, str]
 
 @contextlib.contextmanager
 def atomic_file(path):
-  """Opens a text file that appears under its name when it is complete, or not at all."""
+  """Opens a text file that appears under its name when it is complete, or not at all.
+
+  What is there and no file, such as /dev/null or a named pipe, is written to as it is.
+  """
   path = pathlib.Path(path)
+  if path.exists() and not path.is_file():
+    with open(path, 'w', encoding='utf-8') as file:
+      yield file
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   new_path = path.with_name(f'.{path.name}.{os.getpid()}')
   try:

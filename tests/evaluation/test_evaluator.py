@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 
 import jax
 import jax.numpy as jnp
@@ -98,6 +99,7 @@ def make_config(name='evaluated_measured', batch_size=8, **changes):
   return evaluator.EvaluationConfig(name, LENGTHS, batch_size=batch_size, **changes)
 
 
+@pytest.mark.slow
 def test_metrics_are_the_same_on_one_device_and_eight_and_for_any_batch_size():
   results = []
   for num_devices, ici, batch_size in [(1, (-1, 1, 1), 8), (8, (8, 1, 1), 16), (8, (2, 2, 2), 8)]:
@@ -186,6 +188,21 @@ def test_loss_counts_tokens_not_batches():
   assert together['loss'] == pytest.approx(-(of_targets * weights).sum() / weights.sum(), rel=1e-5)
   correct = (np.asarray(logits).argmax(-1) == targets) * weights
   assert together['token_accuracy'] == pytest.approx(correct.sum() / weights.sum())
+
+
+def test_a_file_appears_when_it_is_complete_and_a_pipe_is_written_to(tmp_path):
+  with evaluator.atomic_file(tmp_path / 'new' / 'a.txt') as file:
+    file.write('complete')
+    assert not (tmp_path / 'new' / 'a.txt').exists()
+  assert (tmp_path / 'new' / 'a.txt').read_text() == 'complete'
+  pipe = tmp_path / 'pipe'
+  os.mkfifo(pipe)
+  reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+  with evaluator.atomic_file(pipe) as file:
+    file.write('passed on')
+  assert os.read(reader, 100) == b'passed on'
+  os.close(reader)
+  assert pipe.is_fifo()
 
 
 def test_ids_beyond_the_vocabulary_are_decoded_all_the_same():
