@@ -18,6 +18,7 @@ import importlib
 import os
 import pathlib
 import re
+import select
 import sys
 
 import t5x_lite
@@ -238,9 +239,11 @@ def cache_folder(environment=os.environ) -> pathlib.Path:
 
 def _stop_writing():
   """Ends quietly when the reader of our output has gone, as in `t5x-lite tasks | head`."""
-  try:
-    sys.stdout.flush()
-  except BrokenPipeError:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141  # 128 + SIGPIPE, as the shell would report it.
-  raise  # Some other pipe broke, and that is no matter for silence.
+  output = sys.__stdout__.fileno()
+  poll = select.poll()
+  poll.register(output, 0)  # For errors, which are always told.
+  if not poll.poll(0):
+    raise  # Some other pipe broke, and that is no matter for silence.
+  # What is still buffered goes nowhere, so that Python's last flush does not fail again.
+  os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+  return 141  # 128 + SIGPIPE, as the shell would report it.
