@@ -135,6 +135,10 @@ def batch_sharding(mesh):
 def check_batch_size(batch_size, mesh, num_microbatches=1):
   """Raises UserError if `batch_size` rows cannot be divided over devices and microbatches."""
   devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  if batch_size < 1 or num_microbatches < 1:
+    raise errors.UserError(
+      f'BATCH_SIZE={batch_size} and NUM_MICROBATCHES={num_microbatches} must be at least 1'
+    )
   if batch_size % (devices * num_microbatches):
     raise errors.UserError(
       f'BATCH_SIZE={batch_size} is not divisible by the {devices} devices on mesh axes '

@@ -6,7 +6,10 @@ import pathlib
 import pytest
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
+# Tests compile more than they compute.
+os.environ.setdefault(
+  'XLA_FLAGS', '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
+)
 
 
 @pytest.fixture(scope='session')

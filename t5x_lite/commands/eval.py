@@ -57,6 +57,7 @@ def evaluate(
 
   import jax
 
+  import t5x_lite.tasks  # noqa: F401 - registers them
   from t5x_lite.evaluation import evaluator as evaluation
   from t5x_lite.evaluation import runs
   from t5x_lite.monitoring import metrics as monitoring

@@ -65,6 +65,7 @@ def infer(
 
   import jax
 
+  import t5x_lite.tasks  # noqa: F401 - registers them
   from t5x_lite import errors, sharding
   from t5x_lite.evaluation import answers, evaluator, runs
 

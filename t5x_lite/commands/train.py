@@ -63,8 +63,8 @@ def train(
 
   import jax
 
-  import t5x_lite.tasks  # noqa: F401  (registers them)
-  from t5x_lite import configuration, sharding
+  import t5x_lite.tasks  # noqa: F401 - registers them
+  from t5x_lite import configuration, errors, sharding
   from t5x_lite.checkpoints import manager
   from t5x_lite.data import batches as data_batches
   from t5x_lite.data import vocabulary as data_vocabulary
@@ -80,6 +80,8 @@ def train(
   model_dir = pathlib.Path(model_dir).expanduser()
   device_mesh = sharding.make_mesh(mesh)
   sharding.check_batch_size(dataset.batch_size, device_mesh, num_microbatches)
+  if clip_global_norm is not None and clip_global_norm <= 0:
+    raise errors.UserError(f'train.clip_global_norm={clip_global_norm} must be positive, or None')
   vocabulary = data_batches.output_features(dataset.mixture_or_task_name)['targets'].vocabulary
   data_vocabulary.check_fits(vocabulary, model.vocab_size)
   metadata = {

@@ -9,7 +9,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import t5x_lite.tasks  # noqa: F401 - registers them
 from t5x_lite import errors, sharding
 from t5x_lite import modules as user_modules
 from t5x_lite.checkpoints import manager as checkpoint_manager

@@ -119,7 +119,7 @@ def test_fine_tuning_starts_from_a_checkpoint_and_stops_early(main, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_nothing_of_it(main, tmp_path):
   status, _, printed = main(
     'train', *byte_runs.FINETUNE, *SHORT, f'--gin.MODEL_DIR={tmp_path}',
-    '--gin.INITIAL_CHECKPOINT_PATH=None', '--gin.constant.value=1e30', '--gin.CHECKPOINT_PERIOD=1',
+    '--gin.INITIAL_CHECKPOINT_PATH=None', '--gin.schedules.constant.value=1e30', '--gin.CHECKPOINT_PERIOD=1',
   )  # fmt: skip
   assert status == 2
   last = printed.strip().splitlines()[-1]
@@ -136,6 +136,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_nothing_of_it(main, t
     (['--gin.MIXTURE_OR_TASK_NAME=byte_span_corupt'], 'byte_span_corruption'),
     (['--gin.T5Config.vocab_size=300'], '359 ids, but the model only T5Config.vocab_size=300'),
     (['--gin.INITIAL_CHECKPOINT_PATH=nowhere'], 'there is no such folder'),
+    (['--gin.train.clip_global_norm=0.0'], 'clip_global_norm=0.0 must be positive'),
+    (['--gin.NUM_MICROBATCHES=0'], 'NUM_MICROBATCHES=0 must be at least 1'),
+    (['--gin.LEARNING_RATE=0.001'], 'LEARNING_RATE'),
     (['--gin.TRAIN_STEPS=0'], 'TRAIN_STEPS=0 must be at least 1'),
     (['--gin.REMAT_POLICY=half'], "remat_policy holds 'half'"),
   ],

@@ -59,4 +59,3 @@ def test_a_restart_forgets_the_first_step():
 
 def test_nothing_counted_gives_nothing():
   assert set(throughput.Throughput(clock=Clock()).report().values()) == {None}
-
