@@ -248,10 +248,17 @@ class _ClosedAtExit:
 def _check(config, host_count):
   """Refuses a configuration that seqio would fail on later, or in other words."""
   task = get_mixture_or_task(config.mixture_or_task_name)
-  if config.split not in task.splits:
+  try:
+    splits = sorted(task.splits)
+  except ValueError as error:  # What seqio makes of a TFDS data set without files.
+    raise errors.UserError(
+      f'the data of {config.mixture_or_task_name!r} is not there ({error}): prepare it with '
+      '`tfds build`, or set TFDS_DATA_DIR to the folder that holds it'
+    ) from error
+  if config.split not in splits:
     raise errors.UserError(
       f'{config.mixture_or_task_name!r} has no split {config.split!r}, only '
-      f'{", ".join(map(repr, sorted(task.splits)))}'
+      f'{", ".join(map(repr, splits))}'
     )
   for name in task.output_features:
     if name not in config.task_feature_lengths:
