@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains a small T5 on real English text, from nothing to answers, in about ten minutes on two cores:
+# Trains a small T5 on real English text, from nothing to answers, in ten to twelve minutes on two cores:
 # a vocabulary, pre-training by span corruption, fine-tuning on the sentiment of film reviews, and,
 # to compare, the same training from scratch; evaluates both and asks the first for its opinion.
 #
