@@ -61,7 +61,6 @@ def train(
   Returns:
     dict of figures, seconds and bytes.
   """
-  import functools
   import time
 
   import jax
@@ -84,17 +83,14 @@ def train(
     params = training_state.create_params(module, abstract.params, seed=0)
     state = training_state.create(transformation, params, abstract)
     step = training_step.jit_train_step(
-      functools.partial(
-        training_step.train_step,
-        model=module,
-        optimizer=transformation,
-        loss_config=loss,
-        schedule=learning_rate,
-        seed=0,
-        num_microbatches=num_microbatches,
-      ),
       abstract,
       batch_sharding,
+      model=module,
+      optimizer=transformation,
+      loss_config=loss,
+      schedule=learning_rate,
+      seed=0,
+      num_microbatches=num_microbatches,
     )
     compiled, compile_seconds = _compile(step, abstract, batch)
 
@@ -206,6 +202,7 @@ def data(
 
   import numpy as np
 
+  import t5x_lite.tasks  # noqa: F401 - registers them
   from t5x_lite.data import batches
 
   start = time.perf_counter()

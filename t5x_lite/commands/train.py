@@ -58,7 +58,6 @@ def train(
     user_modules: the user's modules that register tasks, kept for evaluation and inference.
   """
   import dataclasses
-  import functools
   import pathlib
 
   import jax
@@ -170,18 +169,15 @@ def train(
       total_peak_flops=peak and peak * jax.device_count(),
     )
     train_step = training_step.jit_train_step(
-      functools.partial(
-        training_step.train_step,
-        model=module,
-        optimizer=transformation,
-        loss_config=loss,
-        schedule=learning_rate,
-        seed=seed,
-        num_microbatches=num_microbatches,
-        clip_global_norm=clip_global_norm,
-      ),
       abstract,
       batch_sharding,
+      model=module,
+      optimizer=transformation,
+      loss_config=loss,
+      schedule=learning_rate,
+      seed=seed,
+      num_microbatches=num_microbatches,
+      clip_global_norm=clip_global_norm,
     )
     with metrics.MetricWriter(model_dir, resume_step=resumed_step or 0, active=is_writer) as writer:
       state, reason = training_loop.train(

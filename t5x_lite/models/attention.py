@@ -29,6 +29,29 @@ def causal_mask(length):
   return (position[:, None] >= position[None, :])[None, None]
 
 
+@jax.custom_vjp
+def add_shared(logits, bias):
+  """Adds bias [1, heads, query, key] to logits [batch, heads, query, key].
+
+  The bias's gradient is summed over the batch as a product with ones, which XLA does many times
+  faster on a CPU than the sum, and nowhere slower.
+  """
+  return logits + bias
+
+
+def _add_shared_forward(logits, bias):
+  return add_shared(logits, bias), None
+
+
+def _add_shared_backward(_, gradient):
+  ones = jnp.ones((1, gradient.shape[0]), gradient.dtype)
+  contracted = (((1,), (0,)), ((), ()))
+  return gradient, jax.lax.dot_general(ones, gradient, contracted, precision='highest')
+
+
+add_shared.defvjp(_add_shared_forward, _add_shared_backward)
+
+
 def dot_product_attention(query, key, value, *, bias=None, mask=None, dropout=None, dtype):
   """Attends from each query position to every key position.
 
@@ -49,7 +72,7 @@ def dot_product_attention(query, key, value, *, bias=None, mask=None, dropout=No
   """
   logits = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
   if bias is not None:
-    logits += bias
+    logits = add_shared(logits, bias)
   if mask is not None:
     logits = jnp.where(mask, logits, MASKED_LOGIT)
   weights = jax.nn.softmax(logits, axis=-1).astype(dtype)

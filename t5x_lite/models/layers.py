@@ -18,6 +18,24 @@ FAN_IN_NORMAL = nn.initializers.variance_scaling(1.0, 'fan_in', 'normal')
 FAN_IN_TRUNCATED_NORMAL = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal')
 
 
+def project(x, kernel, kernel_axis=0, dtype=None):
+  """Multiplies the last axis of x with one axis of a matrix; returns [..., the other axis].
+
+  The leading axes of x become one, so that the gradient of the kernel is a product of matrices as
+  they lie in memory. With several axes XLA writes the transpose of the outputs' gradient first.
+
+  Args:
+    x: [..., inputs].
+    kernel: matrix whose axis `kernel_axis` has size `inputs`.
+    kernel_axis: 0 or 1.
+    dtype: of the products, in which they are also summed; None for that of the operands.
+  """
+  rows = x.reshape(-1, x.shape[-1])
+  contracted = (((1,), (kernel_axis,)), ((), ()))
+  products = jax.lax.dot_general(rows, kernel, contracted, preferred_element_type=dtype)
+  return products.reshape(*x.shape[:-1], kernel.shape[1 - kernel_axis])
+
+
 class Dense(nn.Module):
   """A linear map of the last axis, without bias.
 
@@ -38,7 +56,7 @@ class Dense(nn.Module):
     """Maps [..., inputs] to [..., features]."""
     init = nn.with_logical_partitioning(self.kernel_init, self.kernel_axes)
     kernel = self.param('kernel', init, (x.shape[-1], self.features), jnp.float32)
-    return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+    return project(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -136,8 +154,7 @@ class Embed(nn.Module):
     """Returns the float32 logits [..., vocab] of x [..., embed] against every row, scaled."""
     x = x.astype(self.dtype)
     embedding = self.embedding.astype(self.dtype)
-    logits = jnp.einsum('...e,ve->...v', x, embedding, preferred_element_type=jnp.float32)
-    return logits * self.emb_dim**-0.5
+    return project(x, embedding, 1, jnp.float32) * self.emb_dim**-0.5
 
 
 class OutputLogits(nn.Module):
@@ -151,6 +168,4 @@ class OutputLogits(nn.Module):
     """Maps [..., embed] to float32 [..., vocab]."""
     init = nn.with_logical_partitioning(FAN_IN_TRUNCATED_NORMAL, ('embed', 'vocab'))
     kernel = self.param('kernel', init, (x.shape[-1], self.vocab_size), jnp.float32)
-    return jnp.dot(
-      x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=jnp.float32
-    )
+    return project(x.astype(self.dtype), kernel.astype(self.dtype), dtype=jnp.float32)

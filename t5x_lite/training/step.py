@@ -1,5 +1,7 @@
 """One step of training, and of evaluating the loss, as pure functions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -149,17 +151,17 @@ def token_counts(batch):
   return {'tokens': tokens, 'padding_share': 1 - tokens / sum(x.size for x in features)}
 
 
-def jit_train_step(train_step, abstract_state, batch_sharding):
+def jit_train_step(abstract_state, batch_sharding, **settings):
   """Returns the compiled form of (state, batch) -> (state, metrics), the state donated.
 
   Args:
-    train_step: `train_step` with everything but state and batch bound.
     abstract_state: from `state.abstract_state`; the new state keeps its shardings.
     batch_sharding: of every feature.
+    **settings: all other arguments of `train_step`.
   """
   shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
   return jax.jit(
-    train_step,
+    functools.partial(train_step, **settings),
     in_shardings=(shardings, batch_sharding),
     out_shardings=(shardings, None),
     donate_argnums=0,

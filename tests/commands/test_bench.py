@@ -51,3 +51,10 @@ def test_data_needs_a_task(main):
   status, _, errors = main('bench', 'data')
   assert status == 2
   assert '--gin.MIXTURE_OR_TASK_NAME' in errors
+
+
+def test_data_of_the_tasks_that_come_along_is_found(command):
+  process = command('bench', 'data', '--gin.MIXTURE_OR_TASK_NAME=quickstart_span_coruption')
+  _, errors = process.communicate()
+  assert process.returncode == 2
+  assert 'did you mean quickstart_span_corruption' in errors

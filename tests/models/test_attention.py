@@ -55,6 +55,19 @@ def test_attention_is_the_softmax_of_unscaled_products_plus_bias(arrays):
   np.testing.assert_allclose(attended, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_the_gradient_of_a_shared_bias_is_the_sum_over_the_batch(arrays):
+  *_, bias, _ = arrays
+  logits, weights = np.random.default_rng(1).normal(size=(2, 2, 4, 3, 6)).astype(np.float32)
+
+  def weighted(add):
+    return jax.grad(lambda logits, bias: jnp.sum(jnp.sin(add(logits, bias)) * weights), (0, 1))
+
+  of_logits, of_bias = weighted(attention.add_shared)(logits, bias)
+  expected_of_logits, expected_of_bias = weighted(jnp.add)(logits, bias)
+  np.testing.assert_array_equal(of_logits, expected_of_logits)
+  np.testing.assert_allclose(of_bias, expected_of_bias, rtol=1e-6)
+
+
 def test_a_row_masked_everywhere_stays_finite_and_averages(arrays):
   query, key, value, bias, mask = arrays
   mask = mask.copy()
