@@ -76,6 +76,10 @@ def train(
   from t5x_lite.training import step as training_step
 
   # What the run is, checked before anything is made.
+  if '://' in model_dir:
+    raise errors.UserError(
+      f'MODEL_DIR={model_dir} is not in a file system: give a folder, or mount the bucket as one'
+    )
   model_dir = pathlib.Path(model_dir).expanduser()
   device_mesh = sharding.make_mesh(mesh)
   sharding.check_batch_size(dataset.batch_size, device_mesh, num_microbatches)
