@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains a small T5 on real English text, from nothing to answers, in ten to twelve minutes on two cores:
+# Trains a small T5 on real English text, from nothing to answers, in less than ten minutes on two cores:
 # a vocabulary, pre-training by span corruption, fine-tuning on the sentiment of film reviews, and,
-# to compare, the same training from scratch; evaluates both and asks the first for its opinion.
+# to compare, the same training from scratch; evaluates the model and asks it for its opinion.
 #
 #   bash launch/quickstart.sh            keeps everything in quickstart_runs/
 #   bash launch/quickstart.sh FOLDER     keeps it in another folder
@@ -59,11 +59,9 @@ stage from_scratch 'Train in the same way, but not from the pre-trained model' \
   t5x-lite train "${finetune[@]}" --gin.MODEL_DIR="$folder/from_scratch" \
   --gin.INITIAL_CHECKPOINT_PATH=None
 
-for run in finetune from_scratch; do
-  stage "eval_$run" "Evaluate $run on sentences that no stage has trained on" \
-    t5x-lite eval --gin.MODEL_DIR="$folder/$run" \
-    --gin.MIXTURE_OR_TASK_NAME=quickstart_sentiment_rotten_tomatoes
-done
+stage eval 'Evaluate the fine-tuned model on sentences that no stage has trained on' \
+  t5x-lite eval --gin.MODEL_DIR="$folder/finetune" \
+  --gin.MIXTURE_OR_TASK_NAME=quickstart_sentiment_rotten_tomatoes
 
 cat >"$folder/questions.txt" <<'END'
 sst2 sentence: a warm, funny and beautifully acted film that stays with you

@@ -14,8 +14,7 @@ RUNS = {'pretrain': 'pre-training', 'finetune': 'fine-tuning', 'from_scratch': '
 STAGES = {
   'vocabulary': 'vocabulary',
   **RUNS,
-  'eval_finetune': 'evaluation',
-  'eval_from_scratch': 'evaluation, from scratch',
+  'eval': 'evaluation',
   'infer': 'answers',
 }
 SPAN_CORRUPTION = 'quickstart_span_corruption'
@@ -32,12 +31,11 @@ def main(folder):
   folder = pathlib.Path(folder)
   train = {name: _read(folder / name / 'metrics' / 'train.jsonl') for name in RUNS}
   evaluated = {name: _read(folder / name / 'metrics' / 'eval.jsonl') for name in RUNS}
-  final = {name: _read(folder / name / 'metrics' / 'infer.jsonl')[-1] for name in list(RUNS)[1:]}
   seconds = dict(line.split('\t') for line in (folder / 'stages.tsv').read_text().splitlines())
   answers = [json.loads(line) for line in (folder / 'answers.jsonl').read_text().splitlines()]
   curves = folder / 'loss_curves.png'
 
-  print(quality(evaluated['pretrain'], final))
+  print(quality(evaluated))
   print()
   print(speed({name: float(value) for name, value in seconds.items()}, train))
   print()
@@ -48,16 +46,18 @@ def main(folder):
   print(files(folder, curves))
 
 
-def quality(pretraining, final) -> str:
-  """Lays out losses and accuracies.
+def quality(evaluated) -> str:
+  """Lays out losses and accuracies, which every run measures before its first step and after its last.
 
   Args:
-    pretraining: lines of the evaluations during pre-training.
-    final: {'finetune' or 'from_scratch': the line of its evaluation}.
+    evaluated: {run: lines of its evaluations}.
   """
+  pretraining = evaluated['pretrain']
   before, after = (line[f'{SPAN_CORRUPTION}/loss'] for line in (pretraining[0], pretraining[-1]))
   # seqio's metric is in percent.
-  tuned, scratch = (final[name][f'{SENTIMENT}/accuracy'] / 100 for name in list(RUNS)[1:])
+  tuned, scratch = (
+    evaluated[name][-1][f'{SENTIMENT}/accuracy'] / 100 for name in ('finetune', 'from_scratch')
+  )
   return _table(
     ['', 'before', 'after'],
     ['validation loss of pre-training, nats per token', f'{before:.3f}', f'{after:.3f}'],

@@ -84,8 +84,11 @@ def test_the_report_shows_what_the_runs_wrote(report, tmp_path, capsys):
   for name, loss, accuracy in (('finetune', 0.2, 76.9), ('from_scratch', 0.3, 70.0)):
     metrics = tmp_path / name / 'metrics'
     write_lines(metrics / 'train.jsonl', {'step': 1, 'loss': 9.0}, {'step': 2, 'loss': loss})
-    write_lines(metrics / 'eval.jsonl', {'step': 0, f'{SENTIMENT}/loss': 9.0})
-    write_lines(metrics / 'infer.jsonl', {'step': 2, f'{SENTIMENT}/accuracy': accuracy})
+    write_lines(
+      metrics / 'eval.jsonl',
+      {'step': 0, f'{SENTIMENT}/loss': 9.0, f'{SENTIMENT}/accuracy': 0.0},
+      {'step': 2, f'{SENTIMENT}/loss': loss, f'{SENTIMENT}/accuracy': accuracy},
+    )
   metrics = tmp_path / 'pretrain' / 'metrics'
   write_lines(
     metrics / 'train.jsonl',
@@ -109,7 +112,7 @@ def test_the_report_shows_what_the_runs_wrote(report, tmp_path, capsys):
   assert 'fine-tuned from the pre-trained model 0.769' in printed
   assert 'trained from scratch 0.700' in printed
   assert 'pre-training 10 800' in printed
-  assert 'together 70' in printed
+  assert 'together 60' in printed
   assert '-> positive (75% sure)' in printed
   assert f'loss curves {tmp_path / "loss_curves.png"}' in printed
   assert (tmp_path / 'loss_curves.png').stat().st_size > 10_000
