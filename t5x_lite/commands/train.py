@@ -64,7 +64,7 @@ def train(
 
   import t5x_lite.tasks  # noqa: F401 - registers them
   from t5x_lite import configuration, errors, sharding
-  from t5x_lite.checkpoints import manager
+  from t5x_lite.checkpoints import origins
   from t5x_lite.data import batches as data_batches
   from t5x_lite.data import vocabulary as data_vocabulary
   from t5x_lite.evaluation import evaluator, inference
@@ -104,19 +104,19 @@ def train(
   resumed_step = checkpoints.latest_step()
   origin = None
   if resumed_step is not None:
-    origin = checkpoints, resumed_step
+    origin = origins.Checkpoint(checkpoints, resumed_step)
+    metadata['early_stopping'] = origin.metadata.get('early_stopping')
   elif initial_checkpoint_path is not None:
-    origin = manager.open_checkpoint(initial_checkpoint_path)
+    origin = origins.open_origin(initial_checkpoint_path)
   if origin is not None:
-    origin_metadata = origin[0].metadata(origin[1])
-    data_vocabulary.check_same(
-      origin_metadata['vocabulary'],
-      metadata['vocabulary'],
-      model=f'checkpoint {origin[0].path(origin[1])}',
-      task=dataset.mixture_or_task_name,
-    )
-  if resumed_step is not None:
-    metadata['early_stopping'] = origin_metadata.get('early_stopping')
+    origins.check_model(origin, model)
+    if origin.vocabulary is not None:
+      data_vocabulary.check_same(
+        origin.vocabulary,
+        metadata['vocabulary'],
+        model=origin.path,
+        task=dataset.mixture_or_task_name,
+      )
 
   module = encoder_decoder.T5(model)
   transformation = optimizer(learning_rate)
@@ -138,8 +138,8 @@ def train(
       display.message(f'resuming {model_dir} at step {resumed_step}')
     else:
       if origin is not None:
-        params = origin[0].restore_params(origin[1], abstract.params)
-        display.message(f'starting from the parameters of {origin[0].path(origin[1])}')
+        params = origin.restore_params(abstract.params)
+        display.message(f'starting from the parameters of {origin.path}')
       else:
         params = training_state.create_params(module, abstract.params, seed)
       state = training_state.create(transformation, params, abstract)

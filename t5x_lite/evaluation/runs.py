@@ -12,6 +12,7 @@ from typing import Any
 from t5x_lite import errors, sharding
 from t5x_lite import modules as user_modules
 from t5x_lite.checkpoints import manager as checkpoint_manager
+from t5x_lite.checkpoints import origins
 from t5x_lite.data import batches, vocabulary
 from t5x_lite.evaluation import inference
 from t5x_lite.models import encoder_decoder
@@ -112,24 +113,17 @@ def open_run(model_dir, checkpoint: str | int = 'latest', *, dtype: str | None =
       f"CHECKPOINT={checkpoint!r} may be 'latest', 'all' or a step, of which there are "
       + ', '.join(map(str, checkpoints.steps()))
     )
-  metadata = checkpoints.metadata(steps[-1])  # UserError if there is no such step.
-  try:
-    config = T5Config(**metadata['model'])
-    changes = {'scan_layers': False, 'remat_policy': 'none', 'dropout_rate': 0.0}
-    if dtype is not None:
-      changes['dtype'] = dtype
-    return Run(
-      folder=pathlib.Path(checkpoints.directory).parent,
-      steps=steps,
-      config=dataclasses.replace(config, **changes),
-      mixture_or_task_name=metadata['mixture_or_task_name'],
-      task_feature_lengths=metadata['task_feature_lengths'],
-      fingerprint=metadata['vocabulary'],
-      modules=metadata.get('modules', ()),
-      checkpoints=checkpoints,
-    )
-  except (KeyError, TypeError) as error:
-    raise errors.UserError(
-      f'checkpoint {checkpoints.path(steps[-1])} does not say what model it is of ({error}): '
-      'was it written by another version of t5x-lite?'
-    ) from error
+  newest = origins.Checkpoint(checkpoints, steps[-1])
+  changes = {'scan_layers': False, 'remat_policy': 'none', 'dropout_rate': 0.0}
+  if dtype is not None:
+    changes['dtype'] = dtype
+  return Run(
+    folder=pathlib.Path(checkpoints.directory).parent,
+    steps=steps,
+    config=dataclasses.replace(newest.model, **changes),
+    mixture_or_task_name=newest.metadata['mixture_or_task_name'],
+    task_feature_lengths=newest.metadata['task_feature_lengths'],
+    fingerprint=newest.vocabulary,
+    modules=newest.metadata.get('modules', ()),
+    checkpoints=checkpoints,
+  )

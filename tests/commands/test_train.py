@@ -116,6 +116,30 @@ def test_fine_tuning_starts_from_a_checkpoint_and_stops_early(main, tmp_path):
   assert 'token_embedder/embedding' in (run / 'sharding.txt').read_text()
 
 
+def test_fine_tuning_starts_from_a_folder_of_hugging_face(main, shared_data, tmp_path):
+  folder = shared_data / 'golden' / 'hf_tiny' / 't5_1_1'
+  shape = {'vocab_size': 512, 'emb_dim': 64, 'num_heads': 4, 'head_dim': 16, 'mlp_dim': 128}
+  arguments = [
+    'train',
+    *byte_runs.FINETUNE,
+    *(f'--gin.T5Config.{name}={value}' for name, value in shape.items()),
+    f'--gin.INITIAL_CHECKPOINT_PATH={folder}',
+    '--gin.TRAIN_STEPS=1',
+    '--gin.EVAL_PERIOD=None',
+  ]
+  status, _, printed = main(*arguments, f'--gin.MODEL_DIR={tmp_path / "run"}')
+  assert status == 0, printed
+  assert f'starting from the parameters of {folder}' in printed
+
+  other = tmp_path / 'other'
+  status, _, printed = main(
+    *arguments, f'--gin.MODEL_DIR={other}', '--gin.T5Config.mlp_activations=("silu", "linear")'
+  )
+  assert status == 2 and printed.count('\n') == 1
+  assert "mlp_activations=('gelu', 'linear'), but this run has" in printed
+  assert not other.exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_nothing_of_it(main, tmp_path):
   status, _, printed = main(
     'train', *byte_runs.FINETUNE, *SHORT, f'--gin.MODEL_DIR={tmp_path}',

@@ -1,0 +1,216 @@
+"""Hugging Face's T5 folders: config.json and model.safetensors, in one file or in shards.
+
+Their kernels are [outputs, inputs], ours [inputs, outputs]; their relative position tables are
+[buckets, heads], ours [heads, buckets]. All else is equal, to the bit.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import safetensors
+
+from t5x_lite import errors
+from t5x_lite.checkpoints import foreign
+from t5x_lite.models.config import T5Config
+
+CONFIG = 'config.json'
+WEIGHTS = 'model.safetensors'
+INDEX = 'model.safetensors.index.json'
+TOKENIZER = 'tokenizer_config.json'
+VOCABULARY = 'spiece.model'
+
+# Our name, their name, and whether the one is the transpose of the other. {i} is the layer.
+_SHARED = (
+  ('token_embedder/embedding', 'shared.weight', False),
+  ('encoder/relpos_bias/rel_embedding', 'encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight', True),
+  ('encoder/encoder_norm/scale', 'encoder.final_layer_norm.weight', False),
+  ('decoder/relpos_bias/rel_embedding', 'decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight', True),
+  ('decoder/decoder_norm/scale', 'decoder.final_layer_norm.weight', False),
+)  # fmt: skip
+_OUTPUT = ('decoder/logits_dense/kernel', 'lm_head.weight', True)
+_ENCODER_LAYER = (
+  ('encoder/layers_{i}/pre_attention_layer_norm/scale', 'encoder.block.{i}.layer.0.layer_norm.weight', False),
+  ('encoder/layers_{i}/attention/query/kernel', 'encoder.block.{i}.layer.0.SelfAttention.q.weight', True),
+  ('encoder/layers_{i}/attention/key/kernel', 'encoder.block.{i}.layer.0.SelfAttention.k.weight', True),
+  ('encoder/layers_{i}/attention/value/kernel', 'encoder.block.{i}.layer.0.SelfAttention.v.weight', True),
+  ('encoder/layers_{i}/attention/out/kernel', 'encoder.block.{i}.layer.0.SelfAttention.o.weight', True),
+  ('encoder/layers_{i}/pre_mlp_layer_norm/scale', 'encoder.block.{i}.layer.1.layer_norm.weight', False),
+  ('encoder/layers_{i}/mlp/{wi}/kernel', 'encoder.block.{i}.layer.1.DenseReluDense.{wi}.weight', True),
+  ('encoder/layers_{i}/mlp/wo/kernel', 'encoder.block.{i}.layer.1.DenseReluDense.wo.weight', True),
+)  # fmt: skip
+_DECODER_LAYER = (
+  ('decoder/layers_{i}/pre_self_attention_layer_norm/scale', 'decoder.block.{i}.layer.0.layer_norm.weight', False),
+  ('decoder/layers_{i}/self_attention/query/kernel', 'decoder.block.{i}.layer.0.SelfAttention.q.weight', True),
+  ('decoder/layers_{i}/self_attention/key/kernel', 'decoder.block.{i}.layer.0.SelfAttention.k.weight', True),
+  ('decoder/layers_{i}/self_attention/value/kernel', 'decoder.block.{i}.layer.0.SelfAttention.v.weight', True),
+  ('decoder/layers_{i}/self_attention/out/kernel', 'decoder.block.{i}.layer.0.SelfAttention.o.weight', True),
+  ('decoder/layers_{i}/pre_cross_attention_layer_norm/scale', 'decoder.block.{i}.layer.1.layer_norm.weight', False),
+  ('decoder/layers_{i}/encoder_decoder_attention/query/kernel', 'decoder.block.{i}.layer.1.EncDecAttention.q.weight', True),
+  ('decoder/layers_{i}/encoder_decoder_attention/key/kernel', 'decoder.block.{i}.layer.1.EncDecAttention.k.weight', True),
+  ('decoder/layers_{i}/encoder_decoder_attention/value/kernel', 'decoder.block.{i}.layer.1.EncDecAttention.v.weight', True),
+  ('decoder/layers_{i}/encoder_decoder_attention/out/kernel', 'decoder.block.{i}.layer.1.EncDecAttention.o.weight', True),
+  ('decoder/layers_{i}/pre_mlp_layer_norm/scale', 'decoder.block.{i}.layer.2.layer_norm.weight', False),
+  ('decoder/layers_{i}/mlp/{wi}/kernel', 'decoder.block.{i}.layer.2.DenseReluDense.{wi}.weight', True),
+  ('decoder/layers_{i}/mlp/wo/kernel', 'decoder.block.{i}.layer.2.DenseReluDense.wo.weight', True),
+)  # fmt: skip
+_ACTIVATIONS = {
+  'relu': ('relu',),
+  'silu': ('silu',),
+  'gelu_new': ('gelu',),
+  'gated-relu': ('relu', 'linear'),
+  'gated-gelu': ('gelu', 'linear'),  # By which they mean the approximation by tanh.
+  'gated-silu': ('silu', 'linear'),
+}
+_MODEL_TYPES = ('t5', 'mt5')
+# Second names that old files have for one array, and an array that no model has used.
+_COPIES = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
+_UNUSED = 'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight'
+
+
+def names(config: T5Config) -> dict[str, tuple[str, bool]]:
+  """Their name of each parameter, by ours with the layers apart, and whether it is transposed."""
+  table = list(_SHARED)
+  if not config.logits_via_embedding:
+    table.append(_OUTPUT)
+  gates = ['wi'] if len(config.mlp_activations) == 1 else ['wi_0', 'wi_1']
+  stacks = (
+    (_ENCODER_LAYER, config.num_encoder_layers),
+    (_DECODER_LAYER, config.num_decoder_layers),
+  )
+  for rows, num_layers in stacks:
+    for i in range(num_layers):
+      for ours, theirs, transposed in rows:
+        for wi in gates if '{wi}' in ours else ('',):
+          table.append((ours.format(i=i, wi=wi), theirs.format(i=i, wi=wi), transposed))
+  return {ours: (theirs, transposed) for ours, theirs, transposed in table}
+
+
+def is_folder(path) -> bool:
+  """Whether this is a folder of Hugging Face's."""
+  return (path / CONFIG).is_file()
+
+
+def open_folder(folder: pathlib.Path) -> foreign.Weights:
+  """Opens a model's folder; no array is read yet.
+
+  Raises:
+    UserError: a file is missing or damaged, or the model is not a T5 that we have.
+  """
+  files = _files(folder)
+  opened = {file: _open(file) for file in set(files.values())}
+  config = _model_config(folder / CONFIG, output_is_there=_OUTPUT[1] in files)
+  ignored = {_UNUSED, *_COPIES}
+  if config.logits_via_embedding:
+    ignored.add(_OUTPUT[1])  # A copy of the embedding, which is also the output.
+  ours = {theirs: (name, transposed) for name, (theirs, transposed) in names(config).items()}
+  shapes, sources = {}, {}
+  for theirs, file in files.items():
+    if theirs in ignored:
+      continue
+    name, transposed = ours.get(theirs, (theirs, False))
+    try:
+      shape = tuple(opened[file].get_slice(theirs).get_shape())
+    except safetensors.SafetensorError as error:
+      raise errors.UserError(f'{file} has no {theirs}, which {INDEX} says it has') from error
+    shapes[name] = shape[::-1] if transposed else shape
+    sources[name] = (opened[file], theirs, transposed)
+
+  def read(name):
+    file, theirs, transposed = sources[name]
+    array = file.get_tensor(theirs)
+    return array.T if transposed else array
+
+  return foreign.Weights(
+    path=str(folder), model=config, vocabulary=_vocabulary(folder), shapes=shapes, read=read
+  )
+
+
+def _vocabulary(folder) -> dict[str, Any] | None:
+  """The fingerprint of the vocabulary that lies beside the weights."""
+  if not (folder / VOCABULARY).is_file():
+    return None
+  import seqio
+
+  from t5x_lite.data import vocabulary
+
+  settings = _read_json(folder / TOKENIZER) if (folder / TOKENIZER).is_file() else {}
+  sentinels = settings.get('extra_ids', vocabulary.NUM_SENTINELS)
+  return vocabulary.fingerprint(
+    seqio.SentencePieceVocabulary(str(folder / VOCABULARY), extra_ids=sentinels)
+  )
+
+
+def _files(folder) -> dict[str, pathlib.Path]:
+  """The file of each array, by its name there."""
+  if (folder / INDEX).is_file():
+    index = _read_json(folder / INDEX).get('weight_map')
+    if not isinstance(index, dict):
+      raise errors.UserError(f'{folder / INDEX} has no weight_map: download it again')
+    if missing := sorted({file for file in index.values() if not (folder / file).is_file()}):
+      raise errors.UserError(
+        f'{folder} lacks {", ".join(missing)} of the {len(set(index.values()))} files that {INDEX} '
+        'names: download them'
+      )
+    return {name: folder / file for name, file in index.items()}
+  if not (folder / WEIGHTS).is_file():
+    raise errors.UserError(f'{folder} has {CONFIG}, but neither {WEIGHTS} nor {INDEX}')
+  return dict.fromkeys(_open(folder / WEIGHTS).keys(), folder / WEIGHTS)
+
+
+def _open(file):
+  try:
+    return safetensors.safe_open(file, 'numpy')
+  except (safetensors.SafetensorError, OSError) as error:
+    raise errors.UserError(
+      f'{file} is damaged or cut short ({error}): download it again'
+    ) from error
+
+
+def _read_json(file) -> dict[str, Any]:
+  try:
+    content = json.loads(file.read_text(encoding='utf-8'))
+  except (OSError, ValueError) as error:
+    raise errors.UserError(f'{file} cannot be read as JSON: {error}') from error
+  if not isinstance(content, dict):
+    raise errors.UserError(f'{file} holds no JSON object')
+  return content
+
+
+def _model_config(file, *, output_is_there: bool) -> T5Config:
+  """Their configuration as ours."""
+  settings = _read_json(file)
+  if (model_type := settings.get('model_type')) not in _MODEL_TYPES:
+    raise errors.UserError(
+      f'{file} is of a model of type {model_type!r}; those that can be read are '
+      f'{", ".join(_MODEL_TYPES)}'
+    )
+  required = ('vocab_size', 'd_model', 'num_heads', 'd_kv', 'd_ff', 'num_layers')
+  if missing := [name for name in required if not isinstance(settings.get(name), int)]:
+    raise errors.UserError(f'{file} does not say {", ".join(missing)}')
+  activation = settings.get('feed_forward_proj', 'relu')
+  if activation not in _ACTIVATIONS:
+    raise errors.UserError(
+      f'{file} has feed_forward_proj={activation!r}; it may be {", ".join(_ACTIVATIONS)}'
+    )
+  if (epsilon := settings.get('layer_norm_epsilon', 1e-6)) != 1e-6:
+    raise errors.UserError(f'{file} has layer_norm_epsilon={epsilon}; T5 has 1e-06')
+  # Since transformers 5 all models are called tied, and this says which ones are.
+  tied = settings.get('scale_decoder_outputs', settings.get('tie_word_embeddings', True))
+  if not tied and not output_is_there:
+    raise errors.UserError(
+      f'{file} is of a model with an output matrix of its own, but there is no {_OUTPUT[1]}'
+    )
+  return T5Config(
+    vocab_size=settings['vocab_size'],
+    emb_dim=settings['d_model'],
+    num_heads=settings['num_heads'],
+    head_dim=settings['d_kv'],
+    mlp_dim=settings['d_ff'],
+    num_encoder_layers=settings['num_layers'],
+    num_decoder_layers=settings.get('num_decoder_layers') or settings['num_layers'],
+    mlp_activations=_ACTIVATIONS[activation],
+    logits_via_embedding=bool(tied),
+    relative_attention_num_buckets=settings.get('relative_attention_num_buckets', 32),
+    relative_attention_max_distance=settings.get('relative_attention_max_distance', 128),
+  )

@@ -1,0 +1,85 @@
+"""Where the parameters of a run come from: a checkpoint of ours, or weights of another project."""
+
+import dataclasses
+import functools
+from typing import Any
+
+from etils import epath
+
+from t5x_lite import errors
+from t5x_lite.checkpoints import foreign, huggingface
+from t5x_lite.checkpoints import manager as checkpoint_manager
+from t5x_lite.models.config import T5Config
+
+# Two models whose parameters have equal shapes compute different things if one of these differs.
+_SHAPELESS = ('mlp_activations', 'logits_via_embedding', 'relative_attention_max_distance')
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """One checkpoint of ours, with the attributes and the method of `foreign.Weights`."""
+
+  manager: checkpoint_manager.CheckpointManager
+  step: int
+
+  @property
+  def path(self) -> str:
+    """Its folder."""
+    return str(self.manager.path(self.step))
+
+  @functools.cached_property
+  def metadata(self) -> dict[str, Any]:
+    """What the run said of itself."""
+    return self.manager.metadata(self.step)
+
+  @property
+  def model(self) -> T5Config:
+    """The model it is of."""
+    try:
+      return T5Config(**self.metadata['model'])
+    except (KeyError, TypeError) as error:
+      raise errors.UserError(
+        f'checkpoint {self.path} does not say what model it is of ({error}): was it written by '
+        'another version of t5x-lite?'
+      ) from error
+
+  @property
+  def vocabulary(self) -> dict[str, Any]:
+    """The fingerprint of its vocabulary."""
+    return self.metadata['vocabulary']
+
+  def restore_params(self, abstract_params):
+    """Returns the parameters, see `CheckpointManager.restore_params`."""
+    return self.manager.restore_params(self.step, abstract_params)
+
+
+def open_origin(path) -> Checkpoint | foreign.Weights:
+  """Opens what a path leads to, whatever its format; no array is read yet.
+
+  Args:
+    path: a run's folder, for its latest checkpoint, one of its checkpoints/STEP, or a folder of
+      Hugging Face's.
+
+  Raises:
+    UserError: there is nothing that can be read.
+  """
+  folder = epath.Path(path).expanduser()
+  if huggingface.is_folder(folder):
+    return huggingface.open_folder(folder)
+  return Checkpoint(*checkpoint_manager.open_checkpoint(path))
+
+
+def check_model(origin: Checkpoint | foreign.Weights, model: T5Config):
+  """Refuses a model that would compute something else with parameters that fit.
+
+  Raises:
+    UserError: naming both sides.
+  """
+  saved = origin.model
+  for name in _SHAPELESS:
+    theirs, ours = getattr(saved, name), getattr(model, name)
+    if theirs != ours:
+      raise errors.UserError(
+        f'{origin.path} is of a model with {name}={theirs!r}, but this run has T5Config.{name}='
+        f'{ours!r}: use the configuration of the model it is of'
+      )
