@@ -160,7 +160,8 @@ class _Names(gin_config.ParseContext):
   """Finds what a name in a gin file, or in an override, stands for.
 
   A name is looked up among the imports. Failing that, it may end the path of a function or class
-  that some file has named before, as `T5Config` does for `config.T5Config`.
+  that some file has named before, as `T5Config` does for `config.T5Config`; of several, that of the
+  one for which this configuration sets something.
   """
 
   def __init__(self, imports=(), *, import_paths=False):
@@ -190,6 +191,9 @@ class _Names(gin_config.ParseContext):
       return super().get_configurable(selector)
     matches = gin_config._REGISTRY.matching_selectors(selector)
     matches = [match for match in matches if not match.startswith('gin.')]  # gin.constant, ...
+    if len(matches) > 1:  # Gin keeps what earlier configurations of this process have named.
+      bound = {bound for _, bound in gin_config._CONFIG}
+      matches = [match for match in matches if match in bound] or matches
     if len(matches) == 1:
       return gin_config._REGISTRY[matches[0]]
     if matches:

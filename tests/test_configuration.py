@@ -416,6 +416,13 @@ def test_run_files_build_what_training_takes(files, extra, dropout_rate, learnin
   assert isinstance(optimizer, optax.GradientTransformation)
 
 
+def test_a_short_name_is_one_of_this_configuration_not_of_an_earlier_one():
+  with pytest.raises(errors.UserError):
+    configuration.configured(this_module.train)()  # Which makes its name known to gin.
+  configuration.parse(['runs/pretrain.gin'], ['train.num_microbatches=2'])
+  assert gin.query_parameter('t5x_lite.commands.train.train.num_microbatches') == 2
+
+
 @pytest.mark.parametrize(
   ('file', 'also'), [('runs/pretrain.gin', []), ('runs/finetune.gin', ['INITIAL_CHECKPOINT_PATH'])]
 )
