@@ -31,7 +31,7 @@ class Weights:
   read: Callable[[str], np.ndarray]
 
   def restore_params(self, abstract_params):
-    """Returns the parameters; no more than one of them is held besides those made already.
+    """Returns the parameters, reading one after the other; of a scanned one all layers at a time.
 
     Args:
       abstract_params: pytree of jax.ShapeDtypeStruct with shardings, of either form of layers.

@@ -130,15 +130,11 @@ def _vocabulary(folder) -> dict[str, Any] | None:
   """The fingerprint of the vocabulary that lies beside the weights."""
   if not (folder / VOCABULARY).is_file():
     return None
-  import seqio
-
-  from t5x_lite.data import vocabulary
+  from t5x_lite.data import vocabulary  # Imports TensorFlow.
 
   settings = _read_json(folder / TOKENIZER) if (folder / TOKENIZER).is_file() else {}
-  sentinels = settings.get('extra_ids', vocabulary.NUM_SENTINELS)
-  return vocabulary.fingerprint(
-    seqio.SentencePieceVocabulary(str(folder / VOCABULARY), extra_ids=sentinels)
-  )
+  num_sentinels = settings.get('extra_ids', vocabulary.NUM_SENTINELS)
+  return vocabulary.sentencepiece_fingerprint(folder / VOCABULARY, num_sentinels)
 
 
 def _files(folder) -> dict[str, pathlib.Path]:

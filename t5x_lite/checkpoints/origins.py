@@ -12,7 +12,7 @@ from t5x_lite.checkpoints import manager as checkpoint_manager
 from t5x_lite.models.config import T5Config
 
 # Two models whose parameters have equal shapes compute different things if one of these differs.
-_SHAPELESS = ('mlp_activations', 'logits_via_embedding', 'relative_attention_max_distance')
+_SHAPELESS = ('mlp_activations', 'relative_attention_max_distance')
 
 
 @dataclasses.dataclass(frozen=True)

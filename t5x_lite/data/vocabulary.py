@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import sentencepiece
 import seqio
+from google.protobuf import message
 from sentencepiece import sentencepiece_model_pb2
 
 from t5x_lite import errors
@@ -197,6 +198,20 @@ def fingerprint(vocabulary: seqio.Vocabulary) -> dict:
     content = [str(vocabulary.decode([i])) for i in range(vocabulary.vocab_size)]
   digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
   return {'type': kind, 'size': vocabulary.vocab_size, 'sha256': digest}
+
+
+def sentencepiece_fingerprint(model_file: str | os.PathLike, num_sentinels: int) -> dict:
+  """The fingerprint of a SentencePiece file with sentinels after its pieces.
+
+  Raises:
+    UserError: if it is no such file.
+  """
+  try:
+    return fingerprint(
+      seqio.SentencePieceVocabulary(os.fspath(model_file), extra_ids=num_sentinels)
+    )
+  except (RuntimeError, ValueError, message.DecodeError) as error:
+    raise errors.UserError(f'{os.fspath(model_file)} is no SentencePiece model: {error}') from error
 
 
 def check_same(

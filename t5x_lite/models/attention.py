@@ -62,8 +62,8 @@ def dot_product_attention(query, key, value, *, bias=None, mask=None, dropout=No
     query: [batch, query_length, heads, head_dim].
     key: [batch, key_length, heads, head_dim].
     value: of the key's shape.
-    bias: additive, broadcastable to [batch, heads, query_length, key_length].
-    mask: True where attention is allowed, broadcastable likewise.
+    bias: [1, heads, query_length, key_length], added to the logits of every example.
+    mask: True where attention is allowed, broadcastable to [batch, heads, query_length, key_length].
     dropout: function of the attention weights, or None.
     dtype: of the returned values.
 

@@ -8,9 +8,11 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+import seqio
 
 from t5x_lite import errors, sharding
 from t5x_lite.checkpoints import huggingface, origins
+from t5x_lite.data import vocabulary
 from t5x_lite.models import encoder_decoder
 from t5x_lite.training import state as training_state
 
@@ -146,6 +148,22 @@ def test_weights_keep_their_dtype_until_they_are_restored(folder):
   embedding = params['token_embedder']['embedding']
   assert embedding.dtype == np.float32
   np.testing.assert_array_equal(embedding, halves['shared.weight'].astype(np.float32))
+
+
+def test_the_vocabulary_beside_the_weights_is_known_by_its_content(folder, shared_data):
+  assert huggingface.open_folder(folder).vocabulary is None
+  file = shared_data / 'vocab' / 't5_cc_all_32000_sentencepiece.model'
+  shutil.copy(file, folder / huggingface.VOCABULARY)
+  expected = vocabulary.fingerprint(seqio.SentencePieceVocabulary(str(file), extra_ids=100))
+  assert huggingface.open_folder(folder).vocabulary == expected
+  (folder / huggingface.TOKENIZER).write_text('{"extra_ids": 7}')
+  assert huggingface.open_folder(folder).vocabulary['size'] == expected['size'] - 93
+
+
+def test_a_damaged_vocabulary_is_named(folder):
+  (folder / huggingface.VOCABULARY).write_bytes(b'not a model')
+  with pytest.raises(errors.UserError, match='is no SentencePiece model'):
+    huggingface.open_folder(folder)
 
 
 def test_a_folder_is_known_by_its_configuration(folder):

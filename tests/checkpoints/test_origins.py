@@ -44,7 +44,6 @@ def test_a_checkpoint_of_another_version_says_so(tmp_path):
   'change',
   [
     {'mlp_activations': ('silu', 'linear')},
-    {'logits_via_embedding': True},
     {'relative_attention_max_distance': 64},
   ],
 )
