@@ -1,6 +1,7 @@
 """Cross-entropy over the vocabulary, in chunks of tokens."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -75,9 +76,9 @@ def cross_entropy(logits, targets, *, label_smoothing=0.0, z_loss=0.0):
 def chunked_cross_entropy(logits_of, hidden, targets, weights, config):
   """Sums the weighted cross-entropy without ever holding the logits of all tokens.
 
-  The length is cut into `config.num_chunks` parts; each makes its logits, its loss, and
-  forgets them, and the backward pass makes them once more. The batch axis stays whole,
-  since it is the one that is sharded.
+  The length is cut into `config.num_chunks` parts; each makes its logits, its loss and, when a
+  gradient is wanted, the gradient of that, and forgets the logits, which are so made only once.
+  The batch axis stays whole, since it is the one that is sharded.
 
   Args:
     logits_of: function of hidden states [batch, n, embed]; returns float32 [batch, n, vocab].
@@ -88,7 +89,8 @@ def chunked_cross_entropy(logits_of, hidden, targets, weights, config):
 
   Returns:
     dict of float32 sums over all tokens: 'loss' (with z-loss), 'z_loss', 'correct' (targets
-    with the highest logit), 'weight'.
+    with the highest logit), 'weight'. Only 'loss' has a gradient, in the hidden states and in
+    what `logits_of` closes over.
   """
   length = hidden.shape[1]
   chunk_length = -(-length // min(config.num_chunks, length))
@@ -100,18 +102,58 @@ def chunked_cross_entropy(logits_of, hidden, targets, weights, config):
     x = jnp.pad(x, padding).reshape(x.shape[0], num_chunks, chunk_length, *x.shape[2:])
     return jnp.moveaxis(x, 1, 0)
 
-  @jax.checkpoint
-  def add_chunk(sums, chunk):
-    hidden, targets, weights = chunk
-    logits = logits_of(hidden)
+  hidden = cut(hidden)
+  logits_of, params = jax.closure_convert(logits_of, hidden[0])
+
+  def chunk_sums(params, hidden, targets, weights):
+    logits = logits_of(hidden, *params)
     loss, z_penalty = cross_entropy(
       logits, targets, label_smoothing=config.label_smoothing, z_loss=config.z_loss
     )
-    correct = (jnp.argmax(logits, axis=-1) == targets).astype(jnp.float32)
-    added = {'loss': loss, 'z_loss': z_penalty, 'correct': correct, 'weight': 1.0}
-    return {name: sums[name] + jnp.sum(added[name] * weights) for name in sums}, None
+    target_logit = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    correct = target_logit == jnp.max(logits, axis=-1)
+    values = {'loss': loss, 'z_loss': z_penalty, 'correct': correct, 'weight': 1.0}
+    return {name: jnp.sum(value * weights) for name, value in values.items()}
 
-  sums = dict.fromkeys(('loss', 'z_loss', 'correct', 'weight'), jnp.float32(0))
-  chunks = (cut(hidden), cut(targets), cut(weights.astype(jnp.float32)))
-  sums, _ = jax.lax.scan(add_chunk, sums, chunks)
-  return sums
+  labels = (cut(targets), cut(weights.astype(jnp.float32)))
+  sums = _sum_over_chunks(chunk_sums, params, hidden, labels)
+  return {name: x if name == 'loss' else jax.lax.stop_gradient(x) for name, x in sums.items()}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sum_over_chunks(chunk_sums, params, hidden, labels):
+  """Sums `chunk_sums(params, hidden[i], *labels[i])` over i; only its 'loss' has a gradient."""
+
+  def add(sums, chunk):
+    hidden, labels = chunk
+    return jax.tree.map(jnp.add, sums, chunk_sums(params, hidden, *labels)), None
+
+  return jax.lax.scan(add, _zero_sums(), (hidden, labels))[0]
+
+
+def _zero_sums():
+  return dict.fromkeys(('loss', 'z_loss', 'correct', 'weight'), jnp.float32(0))
+
+
+def _sum_over_chunks_forward(chunk_sums, params, hidden, labels):
+  def loss(params, hidden, labels):
+    sums = chunk_sums(params, hidden, *labels)
+    return sums['loss'], sums
+
+  def add(total, chunk):
+    (params_grad, hidden_grad), sums = jax.grad(loss, (0, 1), has_aux=True)(params, *chunk)
+    return jax.tree.map(jnp.add, total, (sums, params_grad)), hidden_grad
+
+  zeros = (_zero_sums(), jax.tree.map(jnp.zeros_like, params))
+  (sums, params_grad), hidden_grad = jax.lax.scan(add, zeros, (hidden, labels))
+  return sums, (params_grad, hidden_grad)
+
+
+def _sum_over_chunks_backward(chunk_sums, grads, cotangents):
+  params_grad, hidden_grad = jax.tree.map(
+    lambda grad: (grad * cotangents['loss']).astype(grad.dtype), grads
+  )
+  return params_grad, hidden_grad, None
+
+
+_sum_over_chunks.defvjp(_sum_over_chunks_forward, _sum_over_chunks_backward)
