@@ -46,7 +46,7 @@ pretrain=(--gin_file=quickstart/pretrain.gin ${PRETRAIN_STEPS:+--gin.TRAIN_STEPS
 finetune=(--gin_file=quickstart/finetune.gin ${FINETUNE_STEPS:+--gin.TRAIN_STEPS=$FINETUNE_STEPS})
 
 stage vocabulary 'Train a vocabulary, once for all runs, and see what the model will learn from' \
-  t5x-lite tasks show quickstart_span_corruption --lengths=inputs=128,targets=29 --examples=1
+  t5x-lite tasks show quickstart_span_corruption --lengths=inputs=32,targets=8 --examples=1
 
 stage pretrain 'Pre-train: fill the gaps in texts without any labels' \
   t5x-lite train "${pretrain[@]}" --gin.MODEL_DIR="$folder/pretrain"

@@ -54,19 +54,21 @@ def quality(evaluated) -> str:
   """
   pretraining = evaluated['pretrain']
   before, after = (line[f'{SPAN_CORRUPTION}/loss'] for line in (pretraining[0], pretraining[-1]))
-  # seqio's metric is in percent.
-  tuned, scratch = (
-    evaluated[name][-1][f'{SENTIMENT}/accuracy'] / 100 for name in ('finetune', 'from_scratch')
-  )
+  steps = [line['step'] for line in evaluated['finetune'] if line['step']]
   return _table(
     ['', 'before', 'after'],
     ['validation loss of pre-training, nats per token', f'{before:.3f}', f'{after:.3f}'],
   ) + '\n\n' + _table(
-    ['accuracy on Rotten Tomatoes sentences', ''],
-    ['fine-tuned from the pre-trained model', f'{tuned:.3f}'],
-    ['trained from scratch', f'{scratch:.3f}'],
-    ['to compare: TF-IDF with logistic regression', f'{TFIDF_ACCURACY:.3f}'],
+    ['accuracy on Rotten Tomatoes sentences', *(f'step {step}' for step in steps)],
+    ['fine-tuned from the pre-trained model', *accuracies(evaluated['finetune'])],
+    ['trained from scratch', *accuracies(evaluated['from_scratch'])],
+    ['to compare: TF-IDF with logistic regression', *[''] * (len(steps) - 1), f'{TFIDF_ACCURACY:.3f}'],
   )  # fmt: skip
+
+
+def accuracies(lines) -> list[str]:
+  """Shares of right answers, of seqio's percentages, at each evaluation after the first step."""
+  return [f'{line[f"{SENTIMENT}/accuracy"] / 100:.3f}' for line in lines if line['step']]
 
 
 def speed(seconds, train) -> str:

@@ -81,13 +81,14 @@ def write_lines(path, *lines):
 
 
 def test_the_report_shows_what_the_runs_wrote(report, tmp_path, capsys):
-  for name, loss, accuracy in (('finetune', 0.2, 76.9), ('from_scratch', 0.3, 70.0)):
+  for name, loss, early, late in (('finetune', 0.2, 60.0, 76.9), ('from_scratch', 0.3, 50.0, 70.0)):
     metrics = tmp_path / name / 'metrics'
     write_lines(metrics / 'train.jsonl', {'step': 1, 'loss': 9.0}, {'step': 2, 'loss': loss})
     write_lines(
       metrics / 'eval.jsonl',
       {'step': 0, f'{SENTIMENT}/loss': 9.0, f'{SENTIMENT}/accuracy': 0.0},
-      {'step': 2, f'{SENTIMENT}/loss': loss, f'{SENTIMENT}/accuracy': accuracy},
+      {'step': 1, f'{SENTIMENT}/loss': loss, f'{SENTIMENT}/accuracy': early},
+      {'step': 2, f'{SENTIMENT}/loss': loss, f'{SENTIMENT}/accuracy': late},
     )
   metrics = tmp_path / 'pretrain' / 'metrics'
   write_lines(
@@ -109,8 +110,9 @@ def test_the_report_shows_what_the_runs_wrote(report, tmp_path, capsys):
 
   printed = [' '.join(line.split()) for line in capsys.readouterr().out.splitlines()]
   assert 'validation loss of pre-training, nats per token 9.000 7.250' in printed
-  assert 'fine-tuned from the pre-trained model 0.769' in printed
-  assert 'trained from scratch 0.700' in printed
+  assert 'accuracy on Rotten Tomatoes sentences step 1 step 2' in printed
+  assert 'fine-tuned from the pre-trained model 0.600 0.769' in printed
+  assert 'trained from scratch 0.500 0.700' in printed
   assert 'pre-training 10 800' in printed
   assert 'together 60' in printed
   assert '-> positive (75% sure)' in printed
