@@ -8,6 +8,7 @@ import json
 import pathlib
 from typing import Any
 
+import numpy as np
 import safetensors
 
 from t5x_lite import errors
@@ -100,9 +101,10 @@ def open_folder(folder: pathlib.Path) -> foreign.Weights:
   files = _files(folder)
   opened = {file: _open(file) for file in set(files.values())}
   config = _model_config(folder / CONFIG, output_is_there=_OUTPUT[1] in files)
-  ignored = {_UNUSED, *_COPIES}
-  if config.logits_via_embedding:
-    ignored.add(_OUTPUT[1])  # A copy of the embedding, which is also the output.
+  copies = {*_COPIES, _OUTPUT[1]} if config.logits_via_embedding else {*_COPIES}
+  for theirs in copies & files.keys():
+    _check_copy(folder, theirs, files, opened)
+  ignored = {_UNUSED, *copies}
   ours = {theirs: (name, transposed) for name, (theirs, transposed) in names(config).items()}
   shapes, sources = {}, {}
   for theirs, file in files.items():
@@ -124,6 +126,18 @@ def open_folder(folder: pathlib.Path) -> foreign.Weights:
   return foreign.Weights(
     path=str(folder), model=config, vocabulary=_vocabulary(folder), shapes=shapes, read=read
   )
+
+
+def _check_copy(folder, name, files, opened):
+  """Refuses an array that should be the embedding, where the folder has both, but is not."""
+  embedding = _SHARED[0][1]
+  if embedding in files and not np.array_equal(
+    *(opened[files[theirs]].get_tensor(theirs) for theirs in (name, embedding))
+  ):
+    raise errors.UserError(
+      f'{folder}: {name} differs from {embedding}, of which {CONFIG} makes it a copy: correct '
+      'tie_word_embeddings and scale_decoder_outputs there, or the weights'
+    )
 
 
 def _vocabulary(folder) -> dict[str, Any] | None:

@@ -123,6 +123,19 @@ def test_a_configuration_that_we_do_not_have_is_refused(folder, changes, message
     huggingface.open_folder(folder)
 
 
+@pytest.mark.parametrize('same', [True, False])
+def test_the_output_matrix_of_a_tied_model_must_be_its_embedding(shared_data, tmp_path, same):
+  folder = shutil.copytree(shared_data / 'golden' / 'hf_tiny' / 't5_1_0', tmp_path / 'model')
+  arrays = safetensors.numpy.load_file(folder / huggingface.WEIGHTS)
+  arrays['lm_head.weight'] = arrays['shared.weight'] + (0 if same else 1)
+  safetensors.numpy.save_file(arrays, folder / huggingface.WEIGHTS)
+  if same:
+    assert 'decoder/logits_dense/kernel' not in huggingface.open_folder(folder).shapes
+  else:
+    with pytest.raises(errors.UserError, match='lm_head.weight differs from shared.weight'):
+      huggingface.open_folder(folder)
+
+
 def test_what_does_not_fit_is_listed_both_ways(folder):
   arrays = safetensors.numpy.load_file(folder / huggingface.WEIGHTS)
   arrays['adapter.weight'] = arrays.pop('encoder.final_layer_norm.weight')
