@@ -93,10 +93,10 @@ def is_folder(path) -> bool:
 
 
 def open_folder(folder: pathlib.Path) -> foreign.Weights:
-  """Opens a model's folder; no array is read yet.
+  """Opens a model's folder; only arrays that should be copies of another are read yet.
 
   Raises:
-    UserError: a file is missing or damaged, or the model is not a T5 that we have.
+    UserError: a file is missing or damaged, a copy differs, or the model is not a T5 that we have.
   """
   files = _files(folder)
   opened = {file: _open(file) for file in set(files.values())}

@@ -54,7 +54,7 @@ class Checkpoint:
 
 
 def open_origin(path) -> Checkpoint | foreign.Weights:
-  """Opens what a path leads to, whatever its format; no array is read yet.
+  """Opens what a path leads to, whatever its format; no parameter is made yet.
 
   Args:
     path: a run's folder, for its latest checkpoint, one of its checkpoints/STEP, or a folder of
