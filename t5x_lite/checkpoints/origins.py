@@ -32,21 +32,35 @@ class Checkpoint:
     """What the run said of itself."""
     return self.manager.metadata(self.step)
 
+  def said(self, name: str) -> Any:
+    """Returns one entry of the metadata.
+
+    Raises:
+      UserError: it is not there.
+    """
+    try:
+      return self.metadata[name]
+    except KeyError:
+      raise errors.UserError(
+        f'checkpoint {self.path} does not say its {name!r}: was it written by another version of '
+        't5x-lite?'
+      ) from None
+
   @property
   def model(self) -> T5Config:
     """The model it is of."""
     try:
-      return T5Config(**self.metadata['model'])
-    except (KeyError, TypeError) as error:
+      return T5Config(**self.said('model'))
+    except TypeError as error:
       raise errors.UserError(
-        f'checkpoint {self.path} does not say what model it is of ({error}): was it written by '
+        f'the model of checkpoint {self.path} has another form ({error}): was it written by '
         'another version of t5x-lite?'
       ) from error
 
   @property
   def vocabulary(self) -> dict[str, Any]:
     """The fingerprint of its vocabulary."""
-    return self.metadata['vocabulary']
+    return self.said('vocabulary')
 
   def restore_params(self, abstract_params):
     """Returns the parameters, see `CheckpointManager.restore_params`."""

@@ -99,7 +99,7 @@ def open_run(model_dir, checkpoint: str | int = 'latest', *, dtype: str | None =
     dtype: of the activations, instead of the one the model was trained in.
 
   Raises:
-    UserError: there is no such checkpoint, or it does not say what model it is of.
+    UserError: there is no such checkpoint, or it does not say what it is of.
   """
   checkpoints, latest = checkpoint_manager.open_checkpoint(model_dir)
   if checkpoint == 'latest':
@@ -121,8 +121,8 @@ def open_run(model_dir, checkpoint: str | int = 'latest', *, dtype: str | None =
     folder=pathlib.Path(checkpoints.directory).parent,
     steps=steps,
     config=dataclasses.replace(newest.model, **changes),
-    mixture_or_task_name=newest.metadata['mixture_or_task_name'],
-    task_feature_lengths=newest.metadata['task_feature_lengths'],
+    mixture_or_task_name=newest.said('mixture_or_task_name'),
+    task_feature_lengths=newest.said('task_feature_lengths'),
     fingerprint=newest.vocabulary,
     modules=newest.metadata.get('modules', ()),
     checkpoints=checkpoints,

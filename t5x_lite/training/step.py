@@ -148,7 +148,8 @@ def token_counts(batch):
   """Returns the number of tokens and the share of padding among all positions of a batch."""
   features = (batch['encoder_input_tokens'], batch['decoder_target_tokens'])
   tokens = sum(jnp.sum(tokens > 0) for tokens in features).astype(jnp.float32)
-  return {'tokens': tokens, 'padding_share': 1 - tokens / sum(x.size for x in features)}
+  positions = sum(x.size for x in features)
+  return {'tokens': tokens, 'padding_share': (positions - tokens) / positions}
 
 
 def jit_train_step(abstract_state, batch_sharding, **settings):

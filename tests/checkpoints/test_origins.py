@@ -4,20 +4,12 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tiny
 
 from t5x_lite import errors
 from t5x_lite.checkpoints import manager, origins
-from t5x_lite.models.config import T5Config
 
-CONFIG = T5Config(
-  vocab_size=32,
-  emb_dim=8,
-  num_heads=2,
-  head_dim=4,
-  mlp_dim=16,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-)
+CONFIG = tiny.config()
 
 
 def checkpoint_of(folder, **model):
@@ -36,8 +28,10 @@ def test_a_run_is_opened_with_its_model_and_its_vocabulary(tmp_path):
 
 def test_a_checkpoint_of_another_version_says_so(tmp_path):
   origin = checkpoint_of(tmp_path, **dataclasses.asdict(CONFIG), rotary=True)
-  with pytest.raises(errors.UserError, match='does not say what model.*rotary.*another version'):
+  with pytest.raises(errors.UserError, match='model of.*has another form.*rotary.*another version'):
     origin.model  # noqa: B018 - a property that raises.
+  with pytest.raises(errors.UserError, match="3 does not say its 'task_feature_lengths'"):
+    origin.said('task_feature_lengths')
 
 
 @pytest.mark.parametrize(
@@ -49,6 +43,6 @@ def test_a_checkpoint_of_another_version_says_so(tmp_path):
 )
 def test_a_model_of_the_same_shapes_that_computes_something_else_is_refused(tmp_path, change):
   origin = checkpoint_of(tmp_path, **dataclasses.asdict(CONFIG))
-  origins.check_model(origin, dataclasses.replace(CONFIG, dtype='float32', scan_layers=False))
+  origins.check_model(origin, dataclasses.replace(CONFIG, dtype='bfloat16', scan_layers=False))
   with pytest.raises(errors.UserError, match=f'this run has T5Config.{next(iter(change))}='):
     origins.check_model(origin, dataclasses.replace(CONFIG, **change))

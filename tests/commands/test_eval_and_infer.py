@@ -9,24 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from t5x_lite import cli, sharding
 from t5x_lite.checkpoints import manager
 from t5x_lite.data import vocabulary
 from t5x_lite.models import encoder_decoder
-from t5x_lite.models.config import T5Config
 from t5x_lite.training import state as training_state
 
-CONFIG = T5Config(
-  vocab_size=128,
-  emb_dim=8,
-  num_heads=2,
-  head_dim=4,
-  mlp_dim=16,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-  dtype='float32',
-)
+CONFIG = tiny.config(vocab_size=128)
 LENGTHS = {'inputs': 20, 'targets': 4}
 LINES = ['a red fish', 'two blue fish', 'one bird', 'red', 'a bird and a fish'] * 2
 TASKS = """

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import traverse_util
 
 from t5x_lite import sharding
@@ -16,16 +17,7 @@ from t5x_lite.decoding import sampling, scoring
 from t5x_lite.models import encoder_decoder, stacking
 from t5x_lite.models.config import T5Config
 
-TINY = T5Config(
-  vocab_size=32,
-  emb_dim=8,
-  num_heads=4,
-  head_dim=4,
-  mlp_dim=16,
-  num_encoder_layers=2,
-  num_decoder_layers=2,
-  dtype='float32',
-)
+TINY = tiny.config(num_heads=4, num_encoder_layers=2, num_decoder_layers=2)
 INPUTS = np.array([[5, 9, 1, 0], [7, 1, 0, 0], [3, 30, 4, 1], [0, 0, 0, 0]] * 2, np.int32)
 
 

@@ -9,25 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import seqio
+import tiny
 
 from t5x_lite import errors, sharding
 from t5x_lite.data import batches as data_batches
 from t5x_lite.data import sources
 from t5x_lite.evaluation import evaluator, inference
 from t5x_lite.models import encoder_decoder
-from t5x_lite.models.config import T5Config
 from t5x_lite.training import state as training_state
 
-CONFIG = T5Config(
-  vocab_size=384,  # 384 rows for ByteVocabulary's 259 + 100 ids: the rest mean nothing.
-  emb_dim=8,
-  num_heads=2,
-  head_dim=4,
-  mlp_dim=16,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-  dtype='float32',
-)
+CONFIG = tiny.config(
+  vocab_size=384
+)  # 384 rows for ByteVocabulary's 259 + 100 ids: the rest mean nothing.
 LENGTHS = {'inputs': 12, 'targets': 6}
 NUM_EXAMPLES = 19  # Divides by nothing.
 WORDS = ('one', 'two', 'three', 'four', 'five')

@@ -1,19 +1,9 @@
 """What T5Config refuses."""
 
 import pytest
+import tiny
 
 from t5x_lite import errors
-from t5x_lite.models.config import T5Config
-
-TINY = {
-  'vocab_size': 32,
-  'emb_dim': 8,
-  'num_heads': 2,
-  'head_dim': 4,
-  'mlp_dim': 16,
-  'num_encoder_layers': 1,
-  'num_decoder_layers': 1,
-}
 
 
 @pytest.mark.parametrize(
@@ -34,11 +24,11 @@ TINY = {
 )
 def test_a_bad_value_is_refused_in_one_line_that_names_it(changes, message):
   with pytest.raises(errors.UserError, match=message) as error:
-    T5Config(**TINY | changes)
+    tiny.config(**changes)
   assert '\n' not in str(error.value)
 
 
 def test_activations_of_a_gin_list_become_a_tuple_so_that_configs_hash():
-  config = T5Config(**TINY, mlp_activations=['gelu', 'linear'])
+  config = tiny.config(mlp_activations=['gelu', 'linear'])
   assert config.mlp_activations == ('gelu', 'linear')
-  assert hash(config) == hash(T5Config(**TINY))
+  assert hash(config) == hash(tiny.config())

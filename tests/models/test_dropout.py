@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from t5x_lite.models import encoder_decoder, layers, stacking
 from t5x_lite.models.config import T5Config
@@ -16,17 +17,7 @@ from t5x_lite.models.config import T5Config
 jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_level': 0})
 
 WIDTH = 64
-CONFIG = T5Config(
-  vocab_size=16,
-  emb_dim=WIDTH,
-  num_heads=2,
-  head_dim=4,
-  mlp_dim=16,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-  dtype='float32',
-  dropout_rate=0.5,
-)
+CONFIG = tiny.config(emb_dim=WIDTH, dropout_rate=0.5)
 BATCH = {
   'encoder_input_tokens': np.array([[5, 6, 7], [8, 9, 10]]),
   'decoder_input_tokens': np.array([[0, 3, 4], [0, 5, 6]]),

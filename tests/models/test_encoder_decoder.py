@@ -9,22 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import serialization
 
 from t5x_lite import losses
 from t5x_lite.models import encoder_decoder, stacking
 from t5x_lite.models.config import T5Config
 
-TINY = T5Config(
-  vocab_size=32,
-  emb_dim=8,
-  num_heads=2,
-  head_dim=3,
-  mlp_dim=16,
-  num_encoder_layers=2,
-  num_decoder_layers=2,
-  dtype='float32',
-)
+TINY = tiny.config(head_dim=3, num_encoder_layers=2, num_decoder_layers=2)
 T5_1_0 = {'mlp_activations': ('relu',), 'logits_via_embedding': True}
 
 # Tests compile more than they compute.

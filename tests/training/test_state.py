@@ -5,20 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 
 from t5x_lite import sharding
 from t5x_lite.models import encoder_decoder
 from t5x_lite.models.config import T5Config
 from t5x_lite.training import optimizers, state
 
-TINY = {'vocab_size': 16, 'emb_dim': 8, 'num_heads': 2, 'head_dim': 4, 'mlp_dim': 16}
-T5_XXL = {'vocab_size': 32128, 'emb_dim': 4096, 'num_heads': 64, 'head_dim': 64, 'mlp_dim': 10240}
-
-
-def model_of(shape, num_layers):
-  return encoder_decoder.T5(
-    T5Config(**shape, num_encoder_layers=num_layers, num_decoder_layers=num_layers)
-  )
+T5_XXL = {
+  'vocab_size': 32128,
+  'emb_dim': 4096,
+  'num_heads': 64,
+  'head_dim': 64,
+  'mlp_dim': 10240,
+  'num_encoder_layers': 24,
+  'num_decoder_layers': 24,
+}
 
 
 @pytest.fixture(scope='module')
@@ -28,14 +30,15 @@ def mesh():
 
 @pytest.fixture(scope='module')
 def params(mesh):
-  model = model_of(TINY, 1)
+  model = encoder_decoder.T5(tiny.config())
   return state.create_params(model, state.abstract_params(model, mesh, sharding.RULES), seed=3)
 
 
 def test_eleven_billion_parameters_have_shapes_and_shardings_before_any_memory():
   mesh = sharding.make_mesh(sharding.fsdp_tensor(tensor=2))
   optimizer = optimizers.adafactor(1e-3)
-  abstract = state.abstract_state(model_of(T5_XXL, 24), optimizer, mesh, sharding.RULES)
+  model = encoder_decoder.T5(T5Config(**T5_XXL))
+  abstract = state.abstract_state(model, optimizer, mesh, sharding.RULES)
   assert sum(x.size for x in jax.tree.leaves(abstract.params)) == 11_135_332_352
   embedding = abstract.params['token_embedder']['embedding']
   assert isinstance(embedding, jax.ShapeDtypeStruct)
@@ -45,7 +48,7 @@ def test_eleven_billion_parameters_have_shapes_and_shardings_before_any_memory()
 
 
 def test_a_new_state_is_what_its_shapes_promised(mesh, params):
-  model, optimizer = model_of(TINY, 1), optax.adam(1e-3)
+  model, optimizer = encoder_decoder.T5(tiny.config()), optax.adam(1e-3)
   abstract = state.abstract_state(model, optimizer, mesh, sharding.RULES)
   new = state.create(optimizer, params, abstract)
 
@@ -59,7 +62,7 @@ def test_a_new_state_is_what_its_shapes_promised(mesh, params):
 
 
 def test_another_seed_gives_other_parameters(mesh, params):
-  model = model_of(TINY, 1)
+  model = encoder_decoder.T5(tiny.config())
   shapes = state.abstract_params(model, mesh, sharding.RULES)
   others = state.create_params(model, shapes, seed=4)
   embedding, other = (np.asarray(p['token_embedder']['embedding']) for p in (params, others))

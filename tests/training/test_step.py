@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny
 
 from t5x_lite import losses
 from t5x_lite.models import encoder_decoder
-from t5x_lite.models.config import T5Config
 from t5x_lite.training import schedules, step
 from t5x_lite.training.state import TrainState
 
@@ -20,18 +20,7 @@ jit = functools.partial(jax.jit, compiler_options={'xla_backend_optimization_lev
 
 
 def model_of(dropout_rate):
-  config = T5Config(
-    vocab_size=16,
-    emb_dim=8,
-    num_heads=2,
-    head_dim=4,
-    mlp_dim=16,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-    dtype='float32',
-    dropout_rate=dropout_rate,
-  )
-  return encoder_decoder.T5(config)
+  return encoder_decoder.T5(tiny.config(vocab_size=16, dropout_rate=dropout_rate))
 
 
 MODEL = model_of(0.0)
