@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Trains a small T5 on real English text, from nothing to answers, in less than ten minutes on two cores:
-# a vocabulary, pre-training by span corruption, fine-tuning on the sentiment of film reviews, and,
-# to compare, the same training from scratch; evaluates the model and asks it for its opinion.
+# a vocabulary, pre-training by span corruption, and fine-tuning on the sentiment of film reviews; to
+# compare, the same training from scratch, and a classifier that counts words. Then it evaluates the
+# model and asks it for its opinion.
 #
 #   bash launch/quickstart.sh            keeps everything in quickstart_runs/
 #   bash launch/quickstart.sh FOLDER     keeps it in another folder
@@ -58,6 +59,9 @@ stage finetune 'Fine-tune: say whether a review is positive or negative' \
 stage from_scratch 'Train in the same way, but not from the pre-trained model' \
   t5x-lite train "${finetune[@]}" --gin.MODEL_DIR="$folder/from_scratch" \
   --gin.INITIAL_CHECKPOINT_PATH=None
+
+stage baseline 'To compare, count words: TF-IDF with logistic regression, on the same reviews' \
+  python launch/quickstart_baseline.py "$folder"
 
 stage eval 'Evaluate the fine-tuned model on sentences that no stage has trained on' \
   t5x-lite eval --gin.MODEL_DIR="$folder/finetune" \

@@ -14,15 +14,17 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SENTIMENT = 'quickstart_sentiment_rotten_tomatoes'
 
 
-@pytest.fixture(scope='module')
-def report():
-  """The module launch/quickstart_report.py."""
-  spec = importlib.util.spec_from_file_location(
-    'quickstart_report', ROOT / 'launch' / 'quickstart_report.py'
-  )
+def launched(name):
+  """A module of launch/."""
+  spec = importlib.util.spec_from_file_location(name, ROOT / 'launch' / f'{name}.py')
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
+
+
+@pytest.fixture(scope='module')
+def report():
+  return launched('quickstart_report')
 
 
 @pytest.fixture
@@ -103,6 +105,7 @@ def test_the_report_shows_what_the_runs_wrote(report, tmp_path, capsys):
     {'step': 3, 'quickstart_span_corruption/loss': 7.25},
   )
   (tmp_path / 'stages.tsv').write_text(''.join(f'{name}\t10\n' for name in report.STAGES))
+  (tmp_path / 'baseline.json').write_text('{"accuracy": 0.75}')
   answer = {'inputs': 'sst2 sentence: fun', 'prediction': 'positive', 'score': math.log(0.75)}
   write_lines(tmp_path / 'answers.jsonl', answer)
 
@@ -113,11 +116,27 @@ def test_the_report_shows_what_the_runs_wrote(report, tmp_path, capsys):
   assert 'accuracy on Rotten Tomatoes sentences step 1 step 2' in printed
   assert 'fine-tuned from the pre-trained model 0.600 0.769' in printed
   assert 'trained from scratch 0.500 0.700' in printed
+  assert 'to compare: TF-IDF with logistic regression 0.750' in printed
   assert 'pre-training 10 800' in printed
-  assert 'together 60' in printed
+  assert 'together 70' in printed
   assert '-> positive (75% sure)' in printed
   assert f'loss curves {tmp_path / "loss_curves.png"}' in printed
   assert (tmp_path / 'loss_curves.png').stat().st_size > 10_000
+
+
+def test_the_baseline_learns_from_one_split_and_is_judged_by_sentences_of_the_other():
+  baseline = launched('quickstart_baseline')
+  words = ('dull', 'moving')
+  reviews = [(f'{words[i % 2]} film {i}', i % 2, 'rotten_tomatoes') for i in range(300)]
+  assert baseline.accuracy(reviews) == 1
+  wrong = [
+    (text, 1 - label if baseline.quickstart.split_of(text) == 'validation' else label, source)
+    for text, label, source in reviews
+  ]
+  assert baseline.accuracy(wrong) == 0
+  # Long reviews teach, but do not judge.
+  wrong += [(f'{words[i % 2]} and so on {i}', i % 2, 'imdb') for i in range(300)]
+  assert baseline.accuracy(wrong) == 0
 
 
 def test_loss_curves_are_means_of_so_many_steps(report, monkeypatch):
