@@ -275,7 +275,10 @@ def load(directory: str | os.PathLike) -> seqio.Vocabulary:
   """
   path = os.path.join(directory, 'vocabulary.json')
   if not os.path.exists(path):
-    raise errors.UserError(f'{os.fspath(directory)} keeps no vocabulary: {path} is missing')
+    raise errors.UserError(
+      f'{os.fspath(directory)} keeps no vocabulary: {path} is missing. A run keeps one in '
+      'MODEL_DIR/vocabulary; a SentencePiece file is seqio.SentencePieceVocabulary(FILE, extra_ids=100)'
+    )
   with open(path, encoding='utf-8') as file:
     description = json.load(file)
   kind = description['fingerprint']['type']

@@ -22,11 +22,12 @@ def blocks(page, language):
 
 @pytest.fixture(scope='module')
 def folder(review_files, tmp_path_factory):
-  """A reader's working directory: data, my_task.py, my_run.gin, and a model to start from."""
+  """A reader's working directory: data, the pages' files, and a model to start from."""
   folder = tmp_path_factory.mktemp('reader')
   for name in ('train.jsonl', 'validation.jsonl'):
     shutil.copy(review_files / name, folder)
   (folder / 'my_task.py').write_text(blocks('README.md', 'python')[0], encoding='utf-8')
+  (folder / 'my_text.py').write_text(blocks('docs/training.md', 'python')[0], encoding='utf-8')
   (folder / 'my_run.gin').write_text(blocks('docs/training.md', 'gin')[0], encoding='utf-8')
   run(
     folder,
@@ -66,6 +67,7 @@ def test_the_readme_leads_from_json_lines_to_answers(folder):
 def test_the_commands_of_the_page_on_training_run(folder):
   for script in scripts('docs/training.md'):
     run(folder, script)
+  assert (folder / 'my_pretraining' / 'metrics' / 'train.jsonl').exists()
   assert (folder / 'my_other_run' / 'metrics' / 'eval.jsonl').exists()
   assert 'tensor' in (folder / 'my_sharded_run' / 'sharding.txt').read_text()
 
