@@ -24,7 +24,7 @@ import sys
 import t5x_lite
 from t5x_lite import errors, gin_configs, modules
 
-COMMANDS = ('train', 'eval', 'infer', 'tasks', 'vocab', 'bench')
+COMMANDS = ('train', 'eval', 'infer', 'convert', 'tasks', 'vocab', 'bench')
 
 _GIN_USAGE = """\
 gin:

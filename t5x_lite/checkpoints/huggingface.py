@@ -5,11 +5,15 @@ Their kernels are [outputs, inputs], ours [inputs, outputs]; their relative posi
 """
 
 import json
+import math
 import pathlib
+import shutil
+import tempfile
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-import safetensors
+import safetensors.numpy
 
 from t5x_lite import errors
 from t5x_lite.checkpoints import foreign
@@ -20,6 +24,8 @@ WEIGHTS = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'
 TOKENIZER = 'tokenizer_config.json'
 VOCABULARY = 'spiece.model'
+# Weights are written in files of about this size, so that no more of them is in memory at a time.
+SHARD_BYTES = 1024**3
 
 # Our name, their name, and whether the one is the transpose of the other. {i} is the layer.
 _SHARED = (
@@ -224,3 +230,145 @@ def _model_config(file, *, output_is_there: bool) -> T5Config:
     relative_attention_num_buckets=settings.get('relative_attention_num_buckets', 32),
     relative_attention_max_distance=settings.get('relative_attention_max_distance', 128),
   )
+
+
+def write_folder(weights, folder, *, dtype: str = 'float32', tokenizer=None):
+  """Writes a model as a folder that Hugging Face's transformers read; it appears complete or not at all.
+
+  In memory are the arrays of one file and one stack of our layers, twice while it is read.
+
+  Args:
+    weights: a `foreign.Weights` or `origins.Checkpoint`.
+    folder: must not exist, or be empty.
+    dtype: that of the weights, one of `models.config.DTYPES`.
+    tokenizer: contents of its files by name, see `tokenizer_files`.
+
+  Raises:
+    UserError: there is something in the folder, or the model is none that they have.
+  """
+  folder = pathlib.Path(folder).expanduser().absolute()
+  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise errors.UserError(f'{folder} is there already: remove it, or name another folder')
+  settings = _settings(weights.model, dtype)
+  table = names(weights.model)
+  if strangers := sorted(weights.shapes.keys() ^ table.keys()):
+    raise errors.UserError(
+      f'{weights.path} is not of a T5 that transformers have: {", ".join(strangers[:4])}'
+    )
+  try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = pathlib.Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
+  except OSError as error:
+    raise errors.UserError(f'cannot write {folder}: {error.strerror}') from error
+  try:
+    _write_weights(weights, table, unfinished, jnp.dtype(dtype))
+    _write_json(unfinished / CONFIG, settings)
+    _write_json(
+      unfinished / 'generation_config.json',
+      {name: settings[name] for name in _TOKEN_IDS},
+    )
+    for name, content in (tokenizer or {}).items():
+      (unfinished / name).write_bytes(content)
+    for path in (unfinished, *unfinished.iterdir()):  # Made for nobody else to read.
+      path.chmod(0o755 if path.is_dir() else 0o644)
+    unfinished.rename(folder)
+  except (OSError, safetensors.SafetensorError) as error:
+    raise errors.UserError(f'cannot write {folder}: {error}') from error
+  finally:
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write_weights(weights, table, folder, dtype):
+  """Writes the arrays in the order of `weights`, in as few files as hold them, with an index."""
+  shards: list[list[str]] = [[]]
+  size = total = 0
+  for name, shape in weights.shapes.items():
+    array_bytes = math.prod(shape) * dtype.itemsize
+    if shards[-1] and size + array_bytes > SHARD_BYTES:
+      shards.append([])
+      size = 0
+    shards[-1].append(name)
+    size += array_bytes
+    total += array_bytes
+  files = [WEIGHTS]
+  if len(shards) > 1:
+    files = [f'model-{i:05d}-of-{len(shards):05d}.safetensors' for i in range(1, len(shards) + 1)]
+    _write_json(
+      folder / INDEX,
+      {
+        'metadata': {'total_size': total},
+        'weight_map': {
+          table[name][0]: file for file, shard in zip(files, shards, strict=True) for name in shard
+        },
+      },
+    )
+  for file, shard in zip(files, shards, strict=True):
+    arrays = {}
+    for name in shard:
+      theirs, transposed = table[name]
+      arrays[theirs] = _copy(weights.read(name), transposed, dtype)
+    safetensors.numpy.save_file(arrays, folder / file, metadata={'format': 'pt'})
+
+
+def _copy(array, transposed, dtype):
+  """A copy, so that nothing refers any longer to the stack that a layer was a view of."""
+  return np.array(array.T if transposed else array, dtype, order='C')
+
+
+# What transformers want to know of the ids, whatever the model.
+_TOKEN_IDS = ('pad_token_id', 'eos_token_id', 'decoder_start_token_id')
+
+
+def _settings(model: T5Config, dtype: str) -> dict[str, Any]:
+  """Our configuration as theirs."""
+  activations = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
+  if model.mlp_activations not in activations:
+    raise errors.UserError(
+      f'transformers have no T5 with mlp_activations={model.mlp_activations}; those they have are '
+      f'{", ".join(map(str, activations))}'
+    )
+  return {
+    'architectures': ['T5ForConditionalGeneration'],
+    'model_type': 't5',
+    'vocab_size': model.vocab_size,
+    'd_model': model.emb_dim,
+    'd_kv': model.head_dim,
+    'd_ff': model.mlp_dim,
+    'num_heads': model.num_heads,
+    'num_layers': model.num_encoder_layers,
+    'num_decoder_layers': model.num_decoder_layers,
+    'feed_forward_proj': activations[model.mlp_activations],
+    'relative_attention_num_buckets': model.relative_attention_num_buckets,
+    'relative_attention_max_distance': model.relative_attention_max_distance,
+    'dropout_rate': model.dropout_rate,
+    'layer_norm_epsilon': 1e-6,
+    'initializer_factor': 1.0,
+    # They read from this, too, whether the hidden states are scaled before the output matrix.
+    'tie_word_embeddings': model.logits_via_embedding,
+    'is_encoder_decoder': True,
+    'use_cache': True,
+    'pad_token_id': 0,
+    'eos_token_id': 1,
+    'decoder_start_token_id': 0,
+    'dtype': dtype,
+  }
+
+
+def tokenizer_files(model_file, num_sentinels: int) -> dict[str, bytes]:
+  """The files of their tokenizer, by name, for a SentencePiece file with sentinels after its pieces."""
+  settings = {
+    'tokenizer_class': 'T5Tokenizer',
+    'extra_ids': num_sentinels,
+    'pad_token': '<pad>',
+    'eos_token': '</s>',
+    'unk_token': '<unk>',
+  }
+  return {VOCABULARY: pathlib.Path(model_file).read_bytes(), TOKENIZER: _json(settings)}
+
+
+def _json(content) -> bytes:
+  return (json.dumps(content, indent=2) + '\n').encode()
+
+
+def _write_json(file, content):
+  file.write_bytes(_json(content))

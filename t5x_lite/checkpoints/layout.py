@@ -103,6 +103,17 @@ def plan(
   return origins
 
 
+def apart(saved: Mapping[str, tuple[int, ...]]) -> dict[str, Origin]:
+  """Views the parameters of a checkpoint with the layers apart, those of one array in succession."""
+  origins = {}
+  for name, shape in saved.items():
+    if match := _ALL_LAYERS.fullmatch(name):
+      origins |= _take_apart(name, shape, match['stack'], match['rest'], {})
+    else:
+      origins[name] = Origin((name,), shape)
+  return origins
+
+
 def _take_apart(name, shape, stack, rest, wanted) -> dict[str, Origin]:
   """The origins of single layers in one scanned array."""
   wanted_layers = [

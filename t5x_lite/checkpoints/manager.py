@@ -25,11 +25,12 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from t5x_lite import errors
-from t5x_lite.checkpoints import layout
+from t5x_lite.checkpoints import keeping, layout
 
 # A folder `STEP.something` is a save or a deletion that a killed run did not finish.
 _LEFTOVER = re.compile(r'\d+\..+')
 _FOLDER = 'checkpoints'
+_PARAMS = 'params/'  # Before the name of a parameter.
 
 
 class CheckpointManager:
@@ -206,6 +207,38 @@ class CheckpointManager:
     leaves = self._load(step, _items({'params': abstract_params}))
     return layout.rebuild({'params': abstract_params}, leaves)['params']
 
+  def saved_params(self, step: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and dtype of each parameter array as it was saved, scanned layers in one, by its name.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is damaged.
+    """
+    self._check_exists(step)
+    try:
+      leaves = self._saved_leaves(step, 'params')
+    except Exception as error:
+      raise self._damaged(step, error) from error
+    return {
+      name.removeprefix(_PARAMS): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+      for name, leaf in leaves.items()
+    }
+
+  def read_param(self, step: int, name: str, dtype) -> np.ndarray:
+    """Reads one of `saved_params` alone, in a dtype.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    wanted = layout.unflatten({_PARAMS + name: np.empty(0, dtype)})
+    try:
+      with context:
+        tree = ocp.load_checkpointables(self.path(step), {'params': wanted})
+    except Exception as error:
+      raise self._damaged(step, error) from error
+    return layout.flatten(tree['params'])[_PARAMS + name]
+
   def batches_state(self, step: int) -> bytes | None:
     """This host's position in its data, or None if none was saved.
 
@@ -242,9 +275,10 @@ class CheckpointManager:
     # Parameters first: where the model differs, the optimizer's state says nothing new.
     for item, wanted in sorted(items.items()):
       try:
-        saved[item] = self._saved_shapes(step, item)
+        leaves = self._saved_leaves(step, item)
       except Exception as error:
         raise self._damaged(step, error) from error
+      saved[item] = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
       shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
       plans[item] = layout.plan(saved[item], shapes)
       if problems := layout.differences(plans[item], shapes):
@@ -277,11 +311,11 @@ class CheckpointManager:
       }
     return leaves
 
-  def _saved_shapes(self, step: int, item: str) -> dict[str, tuple[int, ...]]:
+  def _saved_leaves(self, step: int, item: str) -> dict[str, Any]:
     tree = ocp.metadata(self.path(step), checkpointable_name=item).metadata
     if tree is None:  # Orbax only warns.
       raise ValueError(f'the list of the arrays in {item}/ is unreadable')
-    return {name: tuple(leaf.shape) for name, leaf in layout.flatten(tree).items()}
+    return layout.flatten(tree)
 
   def _check_exists(self, step: int):
     if not self._is_there(step):
@@ -341,7 +375,7 @@ class CheckpointManager:
     scores = {}
     if self._keep_best is not None:
       scores = {step: self._score(step) for step in steps}
-    keep = steps_to_keep(
+    keep = keeping.steps_to_keep(
       steps, scores, self._keep_last, self._keep_every, self._keep_best, self._best_mode
     )
     for step in sorted(set(steps) - keep):
@@ -358,37 +392,6 @@ class CheckpointManager:
     except errors.UserError as error:
       logging.warning('%s', error)  # An old checkpoint's damage must not stop the run.
       return None
-
-
-def steps_to_keep(
-  steps: list[int],
-  scores: Mapping[int, float | None],
-  keep_last: int | None,
-  keep_every: int | None,
-  keep_best: int | None,
-  best_mode: str,
-) -> set[int]:
-  """Which of the checkpoints (ascending) to keep: the last, every Nth, the best, or all.
-
-  Args:
-    steps: ascending.
-    scores: a step's metric; None or not finite never counts as good. Of equals the earlier is best.
-    keep_last, keep_every, keep_best, best_mode: see CheckpointManager.
-  """
-  if keep_last is None:
-    return set(steps)
-  keep = set(steps[-keep_last:])
-  if keep_every is not None:
-    keep |= {step for step in steps if step % keep_every == 0}
-  if keep_best is not None:
-    sign = -1 if best_mode == 'max' else 1
-    known = {
-      step: sign * score
-      for step, score in scores.items()
-      if score is not None and math.isfinite(score)
-    }
-    keep |= set(sorted(known, key=lambda step: (known[step], step))[:keep_best])
-  return keep
 
 
 def open_checkpoint(path) -> tuple[CheckpointManager, int]:
@@ -466,7 +469,7 @@ def _items(state) -> dict[str, dict[str, Any]]:
   """The named leaves of a state, by the folder of the checkpoint they go to."""
   items: dict[str, dict[str, Any]] = {}
   for name, leaf in layout.flatten(state).items():
-    item = 'params' if name.startswith('params/') else 'training'
+    item = 'params' if name.startswith(_PARAMS) else 'training'
     items.setdefault(item, {})[name] = leaf
   return items
 

@@ -4,10 +4,11 @@ import dataclasses
 import functools
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from t5x_lite import errors
-from t5x_lite.checkpoints import foreign, huggingface
+from t5x_lite.checkpoints import foreign, huggingface, layout
 from t5x_lite.checkpoints import manager as checkpoint_manager
 from t5x_lite.models.config import T5Config
 
@@ -17,7 +18,7 @@ _SHAPELESS = ('mlp_activations', 'relative_attention_max_distance')
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """One checkpoint of ours, with the attributes and the method of `foreign.Weights`."""
+  """One checkpoint of ours, with the attributes and methods of `foreign.Weights`."""
 
   manager: checkpoint_manager.CheckpointManager
   step: int
@@ -26,6 +27,11 @@ class Checkpoint:
   def path(self) -> str:
     """Its folder."""
     return str(self.manager.path(self.step))
+
+  @property
+  def folder(self) -> epath.Path:
+    """The folder of its run."""
+    return self.manager.directory.parent
 
   @functools.cached_property
   def metadata(self) -> dict[str, Any]:
@@ -61,6 +67,38 @@ class Checkpoint:
   def vocabulary(self) -> dict[str, Any]:
     """The fingerprint of its vocabulary."""
     return self.said('vocabulary')
+
+  @property
+  def shapes(self) -> dict[str, tuple[int, ...]]:
+    """Of each array, by its name with the layers apart; those of one stack follow each other."""
+    return {name: origin.shape for name, origin in self._apart.items()}
+
+  def read(self, name: str) -> np.ndarray:
+    """Returns one of these arrays, in the dtype it was saved in.
+
+    The stack that the last one was a layer of is kept, so that each is read once if they are taken
+    in the order of `shapes`.
+    """
+    origin = self._apart[name]
+    (saved_name,) = origin.names
+    if self._last.get('name') != saved_name:
+      self._last.clear()  # Before the next is read: there is never more than one in memory.
+      array = self.manager.read_param(self.step, saved_name, self._saved[saved_name].dtype)
+      self._last.update(name=saved_name, array=array)
+    array = self._last['array']
+    return array if origin.index is None else array[origin.index]
+
+  @functools.cached_property
+  def _saved(self):
+    return self.manager.saved_params(self.step)
+
+  @functools.cached_property
+  def _apart(self):
+    return layout.apart({name: leaf.shape for name, leaf in self._saved.items()})
+
+  @functools.cached_property
+  def _last(self) -> dict[str, Any]:
+    return {}
 
   def restore_params(self, abstract_params):
     """Returns the parameters, see `CheckpointManager.restore_params`."""

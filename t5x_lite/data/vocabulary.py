@@ -214,6 +214,16 @@ def sentencepiece_fingerprint(model_file: str | os.PathLike, num_sentinels: int)
     raise errors.UserError(f'{os.fspath(model_file)} is no SentencePiece model: {error}') from error
 
 
+def t5_sentencepiece_file(vocabulary: seqio.Vocabulary) -> str | None:
+  """The file of a vocabulary that is what its SentencePiece file says, with T5's sentinels; else None."""
+  plain = (
+    isinstance(vocabulary, seqio.SentencePieceVocabulary)
+    and vocabulary._reverse_extra_ids
+    and not vocabulary._normalizer_spec_overrides
+  )
+  return vocabulary.sentencepiece_model_file if plain else None
+
+
 def check_same(
   model_fingerprint: dict,
   task_fingerprint: dict,

@@ -5,9 +5,10 @@ on and the fingerprint of its vocabulary, so that nobody has to say these things
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from etils import epath
 
 from t5x_lite import errors, sharding
 from t5x_lite import modules as user_modules
@@ -35,7 +36,7 @@ class Run:
     checkpoints: the `CheckpointManager`.
   """
 
-  folder: pathlib.Path
+  folder: epath.Path
   steps: Sequence[int]
   config: T5Config
   mixture_or_task_name: str
@@ -118,7 +119,7 @@ def open_run(model_dir, checkpoint: str | int = 'latest', *, dtype: str | None =
   if dtype is not None:
     changes['dtype'] = dtype
   return Run(
-    folder=pathlib.Path(checkpoints.directory).parent,
+    folder=newest.folder,
     steps=steps,
     config=dataclasses.replace(newest.model, **changes),
     mixture_or_task_name=newest.said('mixture_or_task_name'),

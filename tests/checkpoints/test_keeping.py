@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from t5x_lite.checkpoints import manager as checkpoints
+from t5x_lite.checkpoints import keeping
 
 
 @pytest.mark.parametrize(
@@ -21,4 +21,4 @@ from t5x_lite.checkpoints import manager as checkpoints
 def test_the_last_every_nth_and_the_best_are_kept(rules, kept):
   scores = {0: math.nan, 10: 0.9, 20: 0.5, 30: 0.1, 40: 0.9, 50: math.inf, 60: None}
   rules = dict(keep_last=3, keep_every=None, keep_best=None, best_mode='max') | rules
-  assert checkpoints.steps_to_keep(list(scores), scores, **rules) == kept
+  assert keeping.steps_to_keep(list(scores), scores, **rules) == kept

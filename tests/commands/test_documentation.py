@@ -1,4 +1,4 @@
-"""The commands of the README and of docs/training.md, as they stand there."""
+"""The commands of the README and of the pages in docs/, as they stand there."""
 
 import os
 import pathlib
@@ -72,7 +72,15 @@ def test_the_commands_of_the_page_on_training_run(folder):
   assert 'tensor' in (folder / 'my_sharded_run' / 'sharding.txt').read_text()
 
 
-@pytest.mark.parametrize('page', ['README.md', 'docs/training.md'])
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_checkpoints_run(folder):
+  for script in scripts('docs/checkpoints.md'):
+    run(folder, script)
+  assert (folder / 'my_folder' / 'tokenizer_config.json').exists()
+  assert (folder / 'my_run_from_folder' / 'checkpoints' / '2').exists()
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/training.md', 'docs/checkpoints.md'])
 def test_links_and_gin_files_that_a_page_names_exist(page):
   text = (ROOT / page).read_text(encoding='utf-8')
   for link in re.findall(r'\]\((?!https?:)([^)#]+)\)', text):
