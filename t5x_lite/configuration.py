@@ -20,21 +20,17 @@ import os
 import pathlib
 import re
 import tokenize
-import types
 import typing
-from collections import abc
 
 import gin
 from gin import config as gin_config
 from gin import config_parser
 
-from t5x_lite import errors
+from t5x_lite import annotations, errors
 
 _OVERRIDE = re.compile(r'(?:\w+/)*[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*')
 _MACRO = 'gin.macro'
 _FILE_FLAGS = {'MODEL': '--gin_file=models/...'}  # Macros that come with a file.
-# A string is a sequence of strings, but never the one that was meant.
-_NOT_FOR_STRINGS = (abc.Sequence, abc.Iterable, abc.Collection)
 _NOWHERE = config_parser.Location(None, 0, None, '')
 _DYNAMIC_REGISTRATION = config_parser.ImportStatement(
   '__gin__.dynamic_registration', True, None, _NOWHERE
@@ -416,59 +412,55 @@ def _no_effect(binding, main):
 def _check_type(binding, annotation):
   """Checks one bound value, through its macros, against the parameter's annotation."""
   key, value = binding, gin_config._CONFIG[binding.scope, binding.selector][binding.parameter]
+  wanted = f'{annotations.name(annotation)} is wanted'
   while isinstance(value, gin_config.ConfigurableReference):
-    key = _Binding('/'.join(value.scopes), _MACRO, 'value')
-    if value.configurable.selector != _MACRO or (key.scope, _MACRO) not in gin_config._CONFIG:
+    macro = _Binding('/'.join(value.scopes), _MACRO, 'value')
+    if value.configurable.selector != _MACRO:
+      if not value.evaluate and not annotations.accept(annotation, value.configurable.wrapped):
+        raise errors.UserError(f'{key.flag}={value}: {wanted}, so brackets: {value}()')
       return
-    if value is gin_config._CONFIG[key.scope, _MACRO]['value']:
-      raise errors.UserError(f'{key.flag} refers to itself')
-    value = gin_config._CONFIG[key.scope, _MACRO]['value']
-  if _accepts(annotation, value):
+    if (macro.scope, _MACRO) not in gin_config._CONFIG:
+      return
+    if value is gin_config._CONFIG[macro.scope, _MACRO]['value']:
+      raise errors.UserError(f'{macro.flag} refers to itself')
+    key, value = macro, gin_config._CONFIG[macro.scope, _MACRO]['value']
+  if annotations.accept(annotation, value):
     return
   text = _override_texts.get(key)
-  if text is not None and isinstance(value, (int, float)) and _accepts(annotation, text):
+  if text is not None and isinstance(value, (int, float)) and annotations.accept(annotation, text):
     # --gin.MODEL_DIR=2024 reads as a number where a string is wanted.
     gin_config._CONFIG[key.scope, key.selector][key.parameter] = text
     _used[key.scope, key.selector][key.parameter] = text
     return
-  wanted = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-  wanted = re.sub(r'\b(typing|collections\.abc)\.', '', wanted)
   through = '' if key == binding else f' for {binding.flag}'
-  raise errors.UserError(f'{key.flag}={value!r}{through}: {wanted} is wanted')
-
-
-def _accepts(annotation, value):
-  """Whether a literal fits an annotation; only plain types, their unions and Literal are judged."""
-  if annotation is inspect.Parameter.empty or annotation is typing.Any:
-    return True
-  origin = typing.get_origin(annotation)
-  if origin in (typing.Union, types.UnionType):
-    return any(_accepts(choice, value) for choice in typing.get_args(annotation))
-  if origin is typing.Literal:
-    return value in typing.get_args(annotation)
-  kind = origin or annotation
-  if not isinstance(kind, type) or getattr(kind, '_is_protocol', False):
-    return True
-  if kind in (int, float) and isinstance(value, bool):
-    return False
-  if kind is float:
-    return isinstance(value, (int, float))
-  if isinstance(value, str) and kind in _NOT_FOR_STRINGS:
-    return False
-  return isinstance(value, kind)
+  raise errors.UserError(f'{key.flag}={value!r}{through}: {wanted}')
 
 
 # Small matters.
 
 
 def _signature(function):
-  """Returns {name: inspect.Parameter}, with annotations evaluated where they can be."""
+  """Returns {name: inspect.Parameter}, with annotations evaluated where they can be.
+
+  One that cannot be, since its names exist for type checkers only, stays a string where it is ours:
+  the commands name classes so whose modules take time to import.
+  """
   try:
     return dict(inspect.signature(function, eval_str=True).parameters)
-  except Exception:  # A name in a string annotation may exist for type checkers only.
-    parameters = inspect.signature(function).parameters.values()
-    written = {p.name for p in parameters if isinstance(p.annotation, str)}
-    return {p.name: p.replace(annotation=p.empty) if p.name in written else p for p in parameters}
+  except Exception:
+    parameters = inspect.signature(function).parameters
+  ours = getattr(function, '__module__', '').startswith('t5x_lite.')
+  return {name: _evaluated(parameter, function, ours) for name, parameter in parameters.items()}
+
+
+def _evaluated(parameter, function, keep):
+  if not isinstance(parameter.annotation, str):
+    return parameter
+  try:
+    annotation = eval(parameter.annotation, getattr(function, '__globals__', {}))
+  except Exception:
+    annotation = parameter.annotation if keep else parameter.empty
+  return parameter.replace(annotation=annotation)
 
 
 def _without_gin_wrapping(error):

@@ -172,6 +172,11 @@ def test_overrides_take_values_references_and_macros(run, override, name, value)
     ('TRAIN_STEPS=True', 'int is wanted'),
     ('Shape.kind=tall', "Literal['wide', 'deep'] is wanted"),
     ('SHAPE=small', "SHAPE='small' for test_configuration.train.shape: Shape is wanted"),
+    (
+      'SHAPE=@Shape',
+      'SHAPE=@Shape: Shape is wanted, so brackets: @Shape()',
+    ),
+    ('train.rate=@constant', 'float is wanted, so brackets: @constant()'),
     ('train.lengths=inputs:128', 'Mapping[str, int] | None is wanted'),
     ("train.lengths={'inputs': 128", 'is not a value in gin'),
     ('MODEL_DIR=%ROOT', 'ROOT is not set; pass --gin.ROOT=...'),
@@ -184,6 +189,22 @@ def test_overrides_take_values_references_and_macros(run, override, name, value)
 )
 def test_a_mistake_on_the_command_line_is_named_in_one_line(run, override, message):
   assert message in message_of(run, override)
+
+
+def test_brackets_that_a_command_wants_are_not_forgotten():
+  required = ['MODEL_DIR=x', 'MIXTURE_OR_TASK_NAME=x', 'TASK_FEATURE_LENGTHS={}', 'TRAIN_STEPS=1']
+  for override, message in (
+    (
+      'MESH=@sharding.fsdp',
+      'MESH=@sharding.fsdp: MeshConfig is wanted, so brackets: @sharding.fsdp()',
+    ),
+    ('MODEL=small', "MODEL='small' for train.train.model: T5Config is wanted"),
+    ('train.evaluation=@EvaluationConfig', 'EvaluationConfig | None is wanted, so brackets'),
+  ):
+    configuration.parse(['models/t5_1_1_small.gin', 'runs/pretrain.gin'], [*required, override])
+    with pytest.raises(errors.UserError) as error:
+      configuration.configured(train_command.train)(user_modules=())
+    assert message in str(error.value)
 
 
 def test_all_unset_macros_are_named_with_their_flags(gin_file):

@@ -1,6 +1,12 @@
 """`t5x-lite bench`: how fast a model trains and decodes, and how fast its data comes."""
 
+import typing
 from collections.abc import Callable, Mapping
+
+if typing.TYPE_CHECKING:
+  from t5x_lite.losses import LossConfig
+  from t5x_lite.models.config import T5Config
+  from t5x_lite.sharding import MeshConfig
 
 HELP = 'measure training, decoding or data: time, memory, FLOPs'
 USES_GIN = True
@@ -35,11 +41,11 @@ def run(args):
 
 def train(
   *,
-  model,
+  model: 'T5Config',
   optimizer: Callable,
-  learning_rate: Callable,
-  loss,
-  mesh,
+  learning_rate: Callable | float,
+  loss: 'LossConfig',
+  mesh: 'MeshConfig',
   task_feature_lengths: Mapping,
   batch_size: int = 8,
   steps: int = 5,
@@ -48,11 +54,11 @@ def train(
   """Times the train step on one batch of random tokens without padding.
 
   Args:
-    model: `models.config.T5Config`.
+    model: what to measure.
     optimizer: function of a learning rate that returns an optax optimizer.
-    learning_rate: schedule.
-    loss: `losses.LossConfig`.
-    mesh: `sharding.MeshConfig`.
+    learning_rate: schedule, or a rate that stays the same.
+    loss: what the loss is made of.
+    mesh: the devices.
     batch_size: rows per step, over all devices.
     task_feature_lengths: {'inputs': tokens, 'targets': tokens}.
     steps: steps timed, after one that is not.
@@ -68,6 +74,7 @@ def train(
   from t5x_lite import sharding
   from t5x_lite.models import encoder_decoder
   from t5x_lite.monitoring import flops
+  from t5x_lite.training import schedules
   from t5x_lite.training import state as training_state
   from t5x_lite.training import step as training_step
 
@@ -75,7 +82,8 @@ def train(
   devices = sharding.make_mesh(mesh)
   sharding.check_batch_size(batch_size, devices, num_microbatches)
   module = encoder_decoder.T5(model)
-  transformation = optimizer(learning_rate)
+  schedule = schedules.of(learning_rate)
+  transformation = optimizer(schedule)
   batch_sharding = sharding.batch_sharding(devices)
   batch = jax.device_put(_random_batch(model, batch_size, lengths), batch_sharding)
   with sharding.activate(devices, mesh.rules):
@@ -88,7 +96,7 @@ def train(
       model=module,
       optimizer=transformation,
       loss_config=loss,
-      schedule=learning_rate,
+      schedule=schedule,
       seed=0,
       num_microbatches=num_microbatches,
     )
@@ -116,8 +124,8 @@ def train(
 
 def decode(
   *,
-  model,
-  mesh,
+  model: 'T5Config',
+  mesh: 'MeshConfig',
   task_feature_lengths: Mapping,
   batch_size: int = 8,
   new_tokens: int = 64,
@@ -126,8 +134,8 @@ def decode(
   """Times greedy decoding of `new_tokens` tokens, whatever they are, for a batch of random inputs.
 
   Args:
-    model: `models.config.T5Config`.
-    mesh: `sharding.MeshConfig`.
+    model: what to measure.
+    mesh: the devices.
     batch_size: inputs, over all devices.
     task_feature_lengths: {'inputs': tokens}.
     new_tokens: tokens decoded; none of them ends a sequence.

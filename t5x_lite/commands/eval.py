@@ -1,6 +1,10 @@
 """`t5x-lite eval`: what the checkpoints of a run are worth."""
 
+import typing
 from collections.abc import Mapping
+
+if typing.TYPE_CHECKING:
+  from t5x_lite.sharding import MeshConfig
 
 HELP = 'evaluate one, the latest or all checkpoints of a run'
 USES_GIN = True
@@ -26,7 +30,7 @@ def run(args):
 def evaluate(
   *,
   model_dir: str,
-  mesh,
+  mesh: 'MeshConfig',
   mixture_or_task_name: str | None = None,
   task_feature_lengths: Mapping[str, int] | None = None,
   split: str = 'validation',
@@ -42,7 +46,7 @@ def evaluate(
 
   Args:
     model_dir: folder of the run.
-    mesh: `sharding.MeshConfig`.
+    mesh: the devices.
     mixture_or_task_name: what to evaluate on; None for what the run was trained on.
     task_feature_lengths: length of each feature; None for those of the run.
     split: split to evaluate on.

@@ -9,7 +9,11 @@ their "targets" too. An empty line is answered by {"inputs": "", "error": "line 
 that answer N always belongs to line N.
 """
 
+import typing
 from collections.abc import Mapping
+
+if typing.TYPE_CHECKING:
+  from t5x_lite.sharding import MeshConfig
 
 HELP = 'answer a text file, standard input or a task with what a model predicts'
 USES_GIN = True
@@ -32,7 +36,7 @@ def run(args):
 def infer(
   *,
   model_dir: str,
-  mesh,
+  mesh: 'MeshConfig',
   input_file: str | None = None,
   mixture_or_task_name: str | None = None,
   split: str = 'validation',
@@ -47,7 +51,7 @@ def infer(
 
   Args:
     model_dir: folder of the run.
-    mesh: `sharding.MeshConfig`.
+    mesh: the devices.
     input_file: text file in UTF-8, one input a line; '-' for standard input, which is also
       the default where no task is given. On a terminal every line is answered at once.
     mixture_or_task_name: task whose inputs to answer.

@@ -1,6 +1,15 @@
 """`t5x-lite train`: pre-training and fine-tuning."""
 
+import typing
 from collections.abc import Callable, Sequence
+
+if typing.TYPE_CHECKING:
+  from t5x_lite.data.batches import DatasetConfig
+  from t5x_lite.evaluation.evaluator import EvaluationConfig
+  from t5x_lite.losses import LossConfig
+  from t5x_lite.models.config import T5Config
+  from t5x_lite.sharding import MeshConfig
+  from t5x_lite.training.loop import LoopConfig
 
 HELP = 'train or fine-tune a model, or resume a run that was stopped'
 USES_GIN = True
@@ -22,15 +31,15 @@ def run(args):
 def train(
   *,
   model_dir: str,
-  model,
-  dataset,
-  loop,
+  model: 'T5Config',
+  dataset: 'DatasetConfig',
+  loop: 'LoopConfig',
   optimizer: Callable,
-  learning_rate: Callable,
-  loss,
-  mesh,
+  learning_rate: Callable | float,
+  loss: 'LossConfig',
+  mesh: 'MeshConfig',
   checkpoint_manager: Callable,
-  evaluation=None,
+  evaluation: 'EvaluationConfig | None' = None,
   seed: int = 0,
   num_microbatches: int = 1,
   clip_global_norm: float | None = None,
@@ -41,16 +50,15 @@ def train(
 
   Args:
     model_dir: folder of the run; made if it does not exist.
-    model: `models.config.T5Config`.
-    dataset: `data.batches.DatasetConfig` to train on.
-    loop: `training.loop.LoopConfig`.
+    model: what to train.
+    dataset: what to train on.
+    loop: how long, and what happens when.
     optimizer: function of a learning rate or schedule that returns an optax optimizer.
-    learning_rate: schedule, a function of the step.
-    loss: `losses.LossConfig`.
-    mesh: `sharding.MeshConfig`.
+    learning_rate: schedule, a function of the step; or a rate that stays the same.
+    loss: what the loss is made of.
+    mesh: the devices.
     checkpoint_manager: function of a folder that returns a `CheckpointManager`.
-    evaluation: `evaluation.evaluator.EvaluationConfig` of what is evaluated during training,
-      or None.
+    evaluation: what is evaluated during training, or None.
     seed: of the parameters and of the dropout.
     num_microbatches: parts of a batch whose gradients are accumulated before the update.
     clip_global_norm: largest norm of the gradient, or None.
@@ -71,7 +79,7 @@ def train(
   from t5x_lite.models import encoder_decoder
   from t5x_lite.monitoring import flops, metrics, progress, throughput
   from t5x_lite.training import loop as training_loop
-  from t5x_lite.training import prefetch
+  from t5x_lite.training import prefetch, schedules
   from t5x_lite.training import state as training_state
   from t5x_lite.training import step as training_step
 
@@ -119,7 +127,8 @@ def train(
       )
 
   module = encoder_decoder.T5(model)
-  transformation = optimizer(learning_rate)
+  schedule = schedules.of(learning_rate)
+  transformation = optimizer(schedule)
   batch_sharding = sharding.batch_sharding(device_mesh)
   with (
     sharding.activate(device_mesh, mesh.rules),
@@ -178,7 +187,7 @@ def train(
       model=module,
       optimizer=transformation,
       loss_config=loss,
-      schedule=learning_rate,
+      schedule=schedule,
       seed=seed,
       num_microbatches=num_microbatches,
       clip_global_norm=clip_global_norm,

@@ -78,7 +78,7 @@ class MetricWriter:
     if self._tensorboard:
       events = self._events(split)
       for name, value in values.items():
-        if isinstance(value, float):
+        if isinstance(value, float) and math.isfinite(value):  # tensorboardX warns of others.
           events.add_scalar(name, value, step)
 
   def flush(self):

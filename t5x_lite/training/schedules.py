@@ -6,6 +6,25 @@ import optax
 from t5x_lite import errors
 
 
+def of(learning_rate):
+  """Returns the schedule that a learning rate is, or the one on which it stays the same.
+
+  Args:
+    learning_rate: function of the step, or a number.
+
+  Raises:
+    UserError: it is a function that makes a schedule.
+  """
+  if isinstance(learning_rate, (int, float)):
+    return constant(learning_rate)
+  if callable(learning_rate(jnp.int32(0))):
+    raise errors.UserError(
+      'the learning rate is a function that makes a schedule, not a schedule: put brackets behind '
+      'it, as in LEARNING_RATE=@schedules.constant()'
+    )
+  return learning_rate
+
+
 def constant(value=1e-3):
   """The same rate at every step; T5 fine-tunes at 1e-3 (Raffel et al. 2020, section 3.1.2)."""
   return optax.constant_schedule(value)

@@ -58,3 +58,11 @@ def test_schedule_takes_a_traced_step(name):
 def test_impossible_steps_are_refused(make, message):
   with pytest.raises(errors.UserError, match=message):
     make()
+
+
+def test_a_number_is_a_rate_that_stays_and_what_makes_a_schedule_is_none():
+  assert schedules.of(0.5)(7) == 0.5
+  schedule = schedules.inverse_square_root()
+  assert schedules.of(schedule) is schedule
+  with pytest.raises(errors.UserError, match='brackets behind it, as in .*constant'):
+    schedules.of(schedules.constant)
