@@ -143,7 +143,7 @@ def test_fine_tuning_starts_from_a_folder_of_hugging_face(main, shared_data, tmp
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_nothing_of_it(main, tmp_path):
   status, _, printed = main(
     'train', *byte_runs.FINETUNE, *SHORT, f'--gin.MODEL_DIR={tmp_path}',
-    '--gin.INITIAL_CHECKPOINT_PATH=None', '--gin.schedules.constant.value=1e30', '--gin.CHECKPOINT_PERIOD=1',
+    '--gin.INITIAL_CHECKPOINT_PATH=None', '--gin.LEARNING_RATE=1e30', '--gin.CHECKPOINT_PERIOD=1',
   )  # fmt: skip
   assert status == 2
   last = printed.strip().splitlines()[-1]
@@ -162,7 +162,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_nothing_of_it(main, t
     (['--gin.INITIAL_CHECKPOINT_PATH=nowhere'], 'there is no such folder'),
     (['--gin.train.clip_global_norm=0.0'], 'clip_global_norm=0.0 must be positive'),
     (['--gin.NUM_MICROBATCHES=0'], 'NUM_MICROBATCHES=0 must be at least 1'),
-    (['--gin.LEARNING_RATE=0.001'], 'LEARNING_RATE'),
+    (['--gin.LEARNING_RATE=@schedules.constant'], 'LEARNING_RATE=@schedules.constant()'),
     (['--gin.MODEL_DIR=gs://bucket/run'], 'is not in a file system'),
     (['--gin.TRAIN_STEPS=0'], 'TRAIN_STEPS=0 must be at least 1'),
     (['--gin.REMAT_POLICY=half'], "remat_policy holds 'half'"),
