@@ -80,7 +80,7 @@ def test_each_library_is_imported_where_it_belongs(path):
     assert 'tensorflow' not in roots
   if where != 'configuration':
     assert 'gin' not in roots
-  if path.name != 'manager.py':
+  if path.name != 'storage.py':
     assert 'orbax' not in roots
 
 

@@ -1,36 +1,23 @@
 """Checkpoints of a run: MODEL_DIR/checkpoints/STEP/, written asynchronously and atomically.
 
-A checkpoint holds three folders:
-
-  params/     the parameters
-  training/   the rest of the train state: step and optimizer state
-  run/        metadata.json, metrics.json and each host's position in the data
-
-Orbax writes all of them into `STEP.orbax-checkpoint-tmp` and renames that folder once everything
-is there, so a folder named by a bare number is a complete checkpoint, whenever the run was killed.
-This is the only module that knows Orbax.
+What such a folder holds is said in `storage.py`.
 """
 
-import dataclasses
 import json
 import logging
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from orbax.checkpoint import v1 as ocp
 
 from t5x_lite import errors
-from t5x_lite.checkpoints import keeping, layout
+from t5x_lite.checkpoints import keeping, layout, storage
 
-# A folder `STEP.something` is a save or a deletion that a killed run did not finish.
-_LEFTOVER = re.compile(r'\d+\..+')
 _FOLDER = 'checkpoints'
-_PARAMS = 'params/'  # Before the name of a parameter.
+_PARAMS = f'{storage.PARAMS}/'  # Before the name of a parameter.
 
 
 class CheckpointManager:
@@ -81,7 +68,7 @@ class CheckpointManager:
     self._keep_best = keep_best
     self._best_metric = best_metric
     self._best_mode = best_mode
-    self._running: tuple[int, ocp.AsyncResponse] | None = None
+    self._running: tuple[int, Any] | None = None
     self._cleaned = False
 
   def steps(self) -> list[int]:
@@ -89,15 +76,8 @@ class CheckpointManager:
     if not self.directory.is_dir():
       return []
     names = (child.name for child in self.directory.iterdir())
-    return sorted(step for step in {int(n) for n in names if n.isdecimal()} if self._is_there(step))
-
-  def _is_there(self, step: int) -> bool:
-    """Whether the checkpoint is complete, by what Orbax writes last."""
-    try:
-      found = ocp.path.step.standard_name_format().find_step(self.directory, step)
-    except (OSError, ValueError):  # No folder, or deleted at this very moment by the run.
-      return False
-    return found.commit_timestamp_nsecs is not None
+    steps = {int(name) for name in names if name.isdecimal()}
+    return sorted(step for step in steps if storage.is_complete(self.directory, step))
 
   def latest_step(self) -> int | None:
     """The newest complete checkpoint's step, which may be 0; None if there is no checkpoint."""
@@ -136,24 +116,42 @@ class CheckpointManager:
       UserError: this save, or the one before it in the background, could not be written.
     """
     self.wait()
-    if self._is_there(step):
+    if storage.is_complete(self.directory, step):
       return False
-    run_files = _RunFiles(
-      metadata=json.dumps(dict(metadata or {}), indent=2, sort_keys=True),
-      metrics=json.dumps(_finite(metrics or {}), indent=2, sort_keys=True),
-      batches_state=batches_state,
-    )
-    items = {name: layout.unflatten(_to_save(leaves)) for name, leaves in _items(state).items()}
+    items = {name: _to_save(leaves) for name, leaves in _items(state).items()}
     try:
       self._clean_up()
-      with _save_context():
-        response = ocp.save_checkpointables_async(
-          self.path(step), {**items, 'run': run_files}, overwrite=self.path(step).exists()
-        )
+      response = storage.save_async(
+        self.path(step), items, _run_files(metadata, metrics, batches_state)
+      )
     except Exception as error:
       raise self._save_error(step, error) from error
     self._running = (step, response)
     return True
+
+  def write_params(
+    self,
+    step: int,
+    params: Iterable[tuple[str, np.ndarray]],
+    *,
+    metadata: Mapping[str, Any] | None = None,
+  ):
+    """Writes a checkpoint of parameters alone, one after the other, in one process.
+
+    Args:
+      step: of which there is no checkpoint yet.
+      params: names, with the layers apart, and arrays, each made when its turn comes.
+      metadata: see `save`.
+
+    Raises:
+      UserError: it could not be written.
+    """
+    self._clean_up()
+    named = ((_PARAMS + name, array) for name, array in params)
+    try:
+      storage.write_params(self.path(step), named, _run_files(metadata))
+    except OSError as error:
+      raise self._save_error(step, error) from error
 
   def wait(self):
     """Waits until the last save is on disk, then deletes the checkpoints no rule wants.
@@ -215,7 +213,7 @@ class CheckpointManager:
     """
     self._check_exists(step)
     try:
-      leaves = self._saved_leaves(step, 'params')
+      leaves = storage.saved(self.path(step), storage.PARAMS)
     except Exception as error:
       raise self._damaged(step, error) from error
     return {
@@ -229,15 +227,10 @@ class CheckpointManager:
     Raises:
       UserError: it is damaged.
     """
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    wanted = layout.unflatten({_PARAMS + name: np.empty(0, dtype)})
     try:
-      with context:
-        tree = ocp.load_checkpointables(self.path(step), {'params': wanted})
+      return storage.read(self.path(step), storage.PARAMS, _PARAMS + name, dtype)
     except Exception as error:
       raise self._damaged(step, error) from error
-    return layout.flatten(tree['params'])[_PARAMS + name]
 
   def batches_state(self, step: int) -> bytes | None:
     """This host's position in its data, or None if none was saved.
@@ -246,7 +239,7 @@ class CheckpointManager:
       UserError: the checkpoint was written by another number of hosts.
     """
     self._check_exists(step)
-    mine = self.path(step) / 'run' / _batches_file(jax.process_index(), jax.process_count())
+    mine = self.path(step) / 'run' / storage.batches_file(jax.process_index(), jax.process_count())
     if mine.exists():
       return mine.read_bytes()
     other = next((self.path(step) / 'run').glob('batches_state-*'), None)
@@ -274,8 +267,13 @@ class CheckpointManager:
     saved, plans = {}, {}
     # Parameters first: where the model differs, the optimizer's state says nothing new.
     for item, wanted in sorted(items.items()):
+      if item == storage.TRAINING and not (self.path(step) / item).exists():
+        raise errors.UserError(
+          f'checkpoint {self.path(step)} holds parameters alone: start a new run from it, in '
+          'another folder (INITIAL_CHECKPOINT_PATH)'
+        )
       try:
-        leaves = self._saved_leaves(step, item)
+        leaves = storage.saved(self.path(step), item)
       except Exception as error:
         raise self._damaged(step, error) from error
       saved[item] = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
@@ -295,30 +293,22 @@ class CheckpointManager:
             origin, abstract[item][name], saved[item][saved_name]
           )
     try:
-      trees = ocp.load_checkpointables(
-        self.path(step), {item: layout.unflatten(leaves) for item, leaves in to_read.items()}
-      )
+      loaded = storage.load(self.path(step), to_read)
     except (jax.errors.JaxRuntimeError, MemoryError):
       raise  # The device's fault (out of memory, mostly), not the checkpoint's.
     except Exception as error:
       raise self._damaged(step, error) from error
     leaves = {}
     for item in items:
-      made = layout.assemble(plans[item], abstract[item], layout.flatten(trees.pop(item)))
+      made = layout.assemble(plans[item], abstract[item], loaded.pop(item))
       leaves |= {
         name: np.asarray(made[name]) if isinstance(leaf, np.ndarray) else made[name]
         for name, leaf in items[item].items()
       }
     return leaves
 
-  def _saved_leaves(self, step: int, item: str) -> dict[str, Any]:
-    tree = ocp.metadata(self.path(step), checkpointable_name=item).metadata
-    if tree is None:  # Orbax only warns.
-      raise ValueError(f'the list of the arrays in {item}/ is unreadable')
-    return layout.flatten(tree)
-
   def _check_exists(self, step: int):
-    if not self._is_there(step):
+    if not storage.is_complete(self.directory, step):
       steps = self.steps()
       there = f'there are {_listed(steps)}' if steps else 'there is none'
       raise errors.UserError(f'no checkpoint of step {step} in {self.directory}: {there}')
@@ -331,8 +321,8 @@ class CheckpointManager:
 
   def _misfit(self, step: int, item: str, problems: list[str]) -> errors.UserError:
     whose, remedy = {
-      'params': ('model', 'use the model configuration it was trained with'),
-      'training': (
+      storage.PARAMS: ('model', 'use the model configuration it was trained with'),
+      storage.TRAINING: (
         'optimizer',
         'use the optimizer it was trained with, or start a new run from its parameters '
         '(INITIAL_CHECKPOINT_PATH)',
@@ -364,7 +354,7 @@ class CheckpointManager:
       return
     self.directory.mkdir(parents=True, exist_ok=True)
     for child in self.directory.iterdir():
-      if _LEFTOVER.fullmatch(child.name) and child.is_dir():
+      if storage.LEFTOVER.fullmatch(child.name) and child.is_dir():
         child.rmtree()
     self._cleaned = True
 
@@ -429,47 +419,19 @@ def open_checkpoint(path) -> tuple[CheckpointManager, int]:
   return manager, step
 
 
-def _save_context() -> ocp.Context:
-  context = ocp.Context()
-  # Made in the background, a folder that cannot be made shows only after minutes of waiting for it.
-  context.asynchronous.create_directories_asynchronously = False
-  return context
-
-
-@dataclasses.dataclass
-class _RunFiles:
-  """The run/ folder of a checkpoint, as an object that Orbax can save along with the arrays."""
-
-  metadata: str
-  metrics: str
-  batches_state: bytes | None
-
-  async def save(self, directory):
-    """Orbax's protocol: returns what it awaits in its background thread."""
-    return self._write(directory, jax.process_index(), jax.process_count())
-
-  async def _write(self, directory, process_index: int, process_count: int):
-    folder = await directory.await_creation()
-    if process_index == 0:
-      (folder / 'metadata.json').write_text(self.metadata)
-      (folder / 'metrics.json').write_text(self.metrics)
-    if self.batches_state is not None:
-      (folder / _batches_file(process_index, process_count)).write_bytes(self.batches_state)
-
-  async def load(self, directory):
-    """Part of Orbax's protocol; the manager reads these files itself."""
-    raise NotImplementedError
-
-
-def _batches_file(process_index: int, process_count: int) -> str:
-  return f'batches_state-{process_index}-of-{process_count}'
+def _run_files(metadata, metrics=None, batches_state=None) -> storage.RunFiles:
+  return storage.RunFiles(
+    metadata=json.dumps(dict(metadata or {}), indent=2, sort_keys=True),
+    metrics=json.dumps(_finite(metrics or {}), indent=2, sort_keys=True),
+    batches_state=batches_state,
+  )
 
 
 def _items(state) -> dict[str, dict[str, Any]]:
   """The named leaves of a state, by the folder of the checkpoint they go to."""
   items: dict[str, dict[str, Any]] = {}
   for name, leaf in layout.flatten(state).items():
-    item = 'params' if name.startswith(_PARAMS) else 'training'
+    item = storage.PARAMS if name.startswith(_PARAMS) else storage.TRAINING
     items.setdefault(item, {})[name] = leaf
   return items
 

@@ -1,0 +1,151 @@
+"""What one checkpoint is on disk. This is the only module that knows Orbax.
+
+A checkpoint is a folder that holds up to three others:
+
+  params/     the parameters
+  training/   the rest of the train state: step and optimizer state; not where it was converted
+  run/        metadata.json, metrics.json and each host's position in the data
+
+Orbax writes all of them into `STEP.orbax-checkpoint-tmp` and renames that folder once everything
+is there, so a folder named by a bare number is a complete checkpoint, whenever the run was killed.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from t5x_lite.checkpoints import layout
+
+PARAMS = 'params'
+TRAINING = 'training'
+# A folder `STEP.something` is a save or a deletion that a killed run did not finish.
+LEFTOVER = re.compile(r'\d+\..+')
+# Of so many bytes of arrays, or of one that is larger, Orbax holds about two copies while it writes.
+_GROUP_BYTES = 256 * 1024**2
+
+
+@dataclasses.dataclass
+class RunFiles:
+  """The run/ folder of a checkpoint, as an object that Orbax can save along with the arrays."""
+
+  metadata: str
+  metrics: str
+  batches_state: bytes | None
+
+  async def save(self, directory):
+    """Orbax's protocol: returns what it awaits in its background thread."""
+    return self._write(directory, jax.process_index(), jax.process_count())
+
+  async def _write(self, directory, process_index: int, process_count: int):
+    folder = await directory.await_creation()
+    if process_index == 0:
+      (folder / 'metadata.json').write_text(self.metadata)
+      (folder / 'metrics.json').write_text(self.metrics)
+    if self.batches_state is not None:
+      (folder / batches_file(process_index, process_count)).write_bytes(self.batches_state)
+
+  async def load(self, directory):
+    """Part of Orbax's protocol; the manager reads these files itself."""
+    raise NotImplementedError
+
+
+def batches_file(process_index: int, process_count: int) -> str:
+  """Name of the file that keeps a host's position in the data."""
+  return f'batches_state-{process_index}-of-{process_count}'
+
+
+def is_complete(directory: epath.Path, step: int) -> bool:
+  """Whether the checkpoint of a step is complete, by what Orbax writes last."""
+  try:
+    found = ocp.path.step.standard_name_format().find_step(directory, step)
+  except (OSError, ValueError):  # No folder, or deleted at this very moment by the run.
+    return False
+  return found.commit_timestamp_nsecs is not None
+
+
+def save_async(path: epath.Path, items: Mapping[str, Mapping[str, Any]], run_files: RunFiles):
+  """Starts to write a checkpoint; returns an object whose `result` waits for it.
+
+  Args:
+    path: the folder; what is left of one that is incomplete is overwritten.
+    items: the arrays of each folder by name. jax arrays are copied off the device before this
+      returns, others have to stay as they are until all is written.
+    run_files: the rest.
+  """
+  context = ocp.Context()
+  # Made in the background, a folder that cannot be made shows only after minutes of waiting for it.
+  context.asynchronous.create_directories_asynchronously = False
+  trees = {item: layout.unflatten(leaves) for item, leaves in items.items()}
+  with context:
+    return ocp.save_checkpointables_async(
+      path, {**trees, 'run': run_files}, overwrite=path.exists()
+    )
+
+
+def write_params(path: epath.Path, params: Iterable[tuple[str, np.ndarray]], run_files: RunFiles):
+  """Writes a checkpoint of parameters alone, with few of them in memory at a time.
+
+  Args:
+    path: the folder, which must not exist.
+    params: arrays with their names; each is made when its turn comes.
+    run_files: the rest.
+  """
+  parts, whole = (path.parent / f'{path.name}.{suffix}' for suffix in ('parts', 'whole'))
+  for group in _groups(params):
+    ocp.partial.save(parts, layout.unflatten(group))
+  ocp.partial.finalize(parts)
+  # Orbax writes but one folder in parts, and names it itself: it takes the place of another.
+  ocp.save_checkpointables(whole, {PARAMS: {'none': np.zeros(1)}, 'run': run_files})
+  (whole / PARAMS).rmtree()
+  (parts / 'state').rename(whole / PARAMS)
+  parts.rmtree()
+  whole.rename(path)
+
+
+def _groups(params) -> Iterator[dict[str, np.ndarray]]:
+  group: dict[str, np.ndarray] = {}
+  for name, array in params:
+    if group and sum(a.nbytes for a in group.values()) + array.nbytes > _GROUP_BYTES:
+      yield group
+      group = {}
+    group[name] = array
+  yield group
+
+
+def saved(path: epath.Path, item: str) -> dict[str, Any]:
+  """Describes the arrays of a folder, by name: `shape` and `dtype` of each.
+
+  Raises:
+    ValueError, OSError: it is unreadable.
+  """
+  tree = ocp.metadata(path, checkpointable_name=item).metadata
+  if tree is None:  # Orbax only warns.
+    raise ValueError(f'the list of the arrays in {item}/ is unreadable')
+  return layout.flatten(tree)
+
+
+def load(path: epath.Path, items: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+  """Reads all arrays of some folders.
+
+  Args:
+    path: the checkpoint.
+    items: for each folder a jax.ShapeDtypeStruct for every array in it.
+  """
+  trees = {item: layout.unflatten(leaves) for item, leaves in items.items()}
+  loaded = ocp.load_checkpointables(path, trees)
+  return {item: layout.flatten(loaded[item]) for item in items}
+
+
+def read(path: epath.Path, item: str, name: str, dtype) -> np.ndarray:
+  """Reads one array of a folder."""
+  context = ocp.Context()
+  context.pytree.loading.partial_load = True
+  wanted = layout.unflatten({name: np.empty(0, dtype)})
+  with context:
+    return layout.flatten(ocp.load_checkpointables(path, {item: wanted})[item])[name]
