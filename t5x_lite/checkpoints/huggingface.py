@@ -1,14 +1,16 @@
 """Hugging Face's T5 folders: config.json and model.safetensors, in one file or in shards.
 
+The older pytorch_model.bin are read, too, but not written.
+
 Their kernels are [outputs, inputs], ours [inputs, outputs]; their relative position tables are
 [buckets, heads], ours [heads, buckets]. All else is equal, to the bit.
 """
 
+import dataclasses
 import json
 import math
 import pathlib
-import shutil
-import tempfile
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,12 +18,13 @@ import numpy as np
 import safetensors.numpy
 
 from t5x_lite import errors
-from t5x_lite.checkpoints import foreign
+from t5x_lite.checkpoints import folders, foreign, pytorch
 from t5x_lite.models.config import T5Config
 
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
-INDEX = 'model.safetensors.index.json'
+INDEX = f'{WEIGHTS}.index.json'
+_PYTORCH_WEIGHTS = 'pytorch_model.bin'
 TOKENIZER = 'tokenizer_config.json'
 VOCABULARY = 'spiece.model'
 # Weights are written in files of about this size, so that no more of them is in memory at a time.
@@ -70,6 +73,8 @@ _ACTIVATIONS = {
   'gated-silu': ('silu', 'linear'),
 }
 _MODEL_TYPES = ('t5', 'mt5')
+_BYTE_TOKENIZER = 'ByT5Tokenizer'
+_NUM_BYTE_SENTINELS = 125  # ByT5 rounds its 259 ids up to 384.
 # Second names that old files have for one array, and an array that no model has used.
 _COPIES = ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight')
 _UNUSED = 'decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight'
@@ -104,8 +109,11 @@ def open_folder(folder: pathlib.Path) -> foreign.Weights:
   Raises:
     UserError: a file is missing or damaged, a copy differs, or the model is not a T5 that we have.
   """
-  files = _files(folder)
+  index, files = _files(folder)
   opened = {file: _open(file) for file in set(files.values())}
+  for theirs, file in files.items():
+    if theirs not in opened[file].shapes:
+      raise errors.UserError(f'{file} has no {theirs}, which {index} says it has')
   config = _model_config(folder / CONFIG, output_is_there=_OUTPUT[1] in files)
   copies = {*_COPIES, _OUTPUT[1]} if config.logits_via_embedding else {*_COPIES}
   for theirs in copies & files.keys():
@@ -117,28 +125,23 @@ def open_folder(folder: pathlib.Path) -> foreign.Weights:
     if theirs in ignored:
       continue
     name, transposed = ours.get(theirs, (theirs, False))
-    try:
-      shape = tuple(opened[file].get_slice(theirs).get_shape())
-    except safetensors.SafetensorError as error:
-      raise errors.UserError(f'{file} has no {theirs}, which {INDEX} says it has') from error
+    shape = tuple(opened[file].shapes[theirs])
     shapes[name] = shape[::-1] if transposed else shape
     sources[name] = (opened[file], theirs, transposed)
 
   def read(name):
     file, theirs, transposed = sources[name]
-    array = file.get_tensor(theirs)
+    array = file.read(theirs)
     return array.T if transposed else array
 
-  return foreign.Weights(
-    path=str(folder), model=config, vocabulary=_vocabulary(folder), shapes=shapes, read=read
-  )
+  return foreign.Weights(str(folder), config, _fingerprint(folder), shapes, read)
 
 
 def _check_copy(folder, name, files, opened):
   """Refuses an array that should be the embedding, where the folder has both, but is not."""
   embedding = _SHARED[0][1]
   if embedding in files and not np.array_equal(
-    *(opened[files[theirs]].get_tensor(theirs) for theirs in (name, embedding))
+    *(opened[files[theirs]].read(theirs) for theirs in (name, embedding))
   ):
     raise errors.UserError(
       f'{folder}: {name} differs from {embedding}, of which {CONFIG} makes it a copy: correct '
@@ -146,41 +149,76 @@ def _check_copy(folder, name, files, opened):
     )
 
 
-def _vocabulary(folder) -> dict[str, Any] | None:
-  """The fingerprint of the vocabulary that lies beside the weights."""
-  if not (folder / VOCABULARY).is_file():
+def load_vocabulary(folder):
+  """Returns the `seqio.Vocabulary` whose files lie beside the weights, or None if none does.
+
+  Raises:
+    UserError: they are damaged.
+  """
+  folder = pathlib.Path(folder)
+  settings = _read_json(folder / TOKENIZER) if (folder / TOKENIZER).is_file() else {}
+  is_bytes = settings.get('tokenizer_class') == _BYTE_TOKENIZER
+  if not is_bytes and not (folder / VOCABULARY).is_file():
     return None
   from t5x_lite.data import vocabulary  # Imports TensorFlow.
 
-  settings = _read_json(folder / TOKENIZER) if (folder / TOKENIZER).is_file() else {}
-  num_sentinels = settings.get('extra_ids', vocabulary.NUM_SENTINELS)
-  return vocabulary.sentencepiece_fingerprint(folder / VOCABULARY, num_sentinels)
+  if is_bytes:
+    import seqio  # Late: importing t5x_lite.data first keeps TensorFlow quiet and off the GPU.
+
+    return seqio.ByteVocabulary(extra_ids=settings.get('extra_ids', _NUM_BYTE_SENTINELS))
+  return vocabulary.open_sentencepiece(folder / VOCABULARY, settings.get('extra_ids'))
 
 
-def _files(folder) -> dict[str, pathlib.Path]:
-  """The file of each array, by its name there."""
-  if (folder / INDEX).is_file():
-    index = _read_json(folder / INDEX).get('weight_map')
-    if not isinstance(index, dict):
-      raise errors.UserError(f'{folder / INDEX} has no weight_map: download it again')
-    if missing := sorted({file for file in index.values() if not (folder / file).is_file()}):
-      raise errors.UserError(
-        f'{folder} lacks {", ".join(missing)} of the {len(set(index.values()))} files that {INDEX} '
-        'names: download them'
-      )
-    return {name: folder / file for name, file in index.items()}
-  if not (folder / WEIGHTS).is_file():
-    raise errors.UserError(f'{folder} has {CONFIG}, but neither {WEIGHTS} nor {INDEX}')
-  return dict.fromkeys(_open(folder / WEIGHTS).keys(), folder / WEIGHTS)
+def _fingerprint(folder) -> dict[str, Any] | None:
+  if (vocabulary := load_vocabulary(folder)) is None:
+    return None
+  from t5x_lite.data import vocabulary as vocabularies
+
+  return vocabularies.fingerprint(vocabulary)
 
 
-def _open(file):
+def _files(folder) -> tuple[str, dict[str, pathlib.Path]]:
+  """Returns the name of the index, and the file of each array by its name there."""
+  for weights in (WEIGHTS, _PYTORCH_WEIGHTS):
+    index = f'{weights}.index.json'
+    if (folder / index).is_file():
+      return index, _indexed_files(folder, index)
+    if (folder / weights).is_file():
+      return index, dict.fromkeys(_open(folder / weights).shapes, folder / weights)
+  raise errors.UserError(f'{folder} has {CONFIG}, but neither {WEIGHTS} nor {_PYTORCH_WEIGHTS}')
+
+
+def _indexed_files(folder, index) -> dict[str, pathlib.Path]:
+  files = _read_json(folder / index).get('weight_map')
+  if not isinstance(files, dict):
+    raise errors.UserError(f'{folder / index} has no weight_map: download it again')
+  if missing := sorted({file for file in files.values() if not (folder / file).is_file()}):
+    raise errors.UserError(
+      f'{folder} lacks {", ".join(missing)} of the {len(set(files.values()))} files that {index} '
+      'names: download them'
+    )
+  return {name: folder / file for name, file in files.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class _SafeTensors:
+  """The arrays of one file, with the attributes of `pytorch.Arrays`."""
+
+  shapes: Mapping[str, tuple[int, ...]]
+  read: Callable[[str], np.ndarray]
+
+
+def _open(file) -> _SafeTensors | pytorch.Arrays:
+  if file.suffix != '.safetensors':
+    return pytorch.Arrays(file)
   try:
-    return safetensors.safe_open(file, 'numpy')
+    arrays = safetensors.safe_open(file, 'numpy')
   except (safetensors.SafetensorError, OSError) as error:
     raise errors.UserError(
       f'{file} is damaged or cut short ({error}): download it again'
     ) from error
+  shapes = {name: tuple(arrays.get_slice(name).get_shape()) for name in arrays.keys()}
+  return _SafeTensors(shapes, arrays.get_tensor)
 
 
 def _read_json(file) -> dict[str, Any]:
@@ -246,22 +284,17 @@ def write_folder(weights, folder, *, dtype: str = 'float32', tokenizer=None):
   Raises:
     UserError: there is something in the folder, or the model is none that they have.
   """
-  folder = pathlib.Path(folder).expanduser().absolute()
-  if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-    raise errors.UserError(f'{folder} is there already: remove it, or name another folder')
   settings = _settings(weights.model, dtype)
   table = names(weights.model)
   if strangers := sorted(weights.shapes.keys() ^ table.keys()):
     raise errors.UserError(
       f'{weights.path} is not of a T5 that transformers have: {", ".join(strangers[:4])}'
     )
-  try:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = pathlib.Path(tempfile.mkdtemp(prefix=f'.{folder.name}-', dir=folder.parent))
-  except OSError as error:
-    raise errors.UserError(f'cannot write {folder}: {error.strerror}') from error
-  try:
-    _write_weights(weights, table, unfinished, jnp.dtype(dtype))
+  with folders.new(folder) as unfinished:
+    try:
+      _write_weights(weights, table, unfinished, jnp.dtype(dtype))
+    except safetensors.SafetensorError as error:
+      raise errors.UserError(f'cannot write {folder}: {error}') from error
     _write_json(unfinished / CONFIG, settings)
     _write_json(
       unfinished / 'generation_config.json',
@@ -269,13 +302,6 @@ def write_folder(weights, folder, *, dtype: str = 'float32', tokenizer=None):
     )
     for name, content in (tokenizer or {}).items():
       (unfinished / name).write_bytes(content)
-    for path in (unfinished, *unfinished.iterdir()):  # Made for nobody else to read.
-      path.chmod(0o755 if path.is_dir() else 0o644)
-    unfinished.rename(folder)
-  except (OSError, safetensors.SafetensorError) as error:
-    raise errors.UserError(f'cannot write {folder}: {error}') from error
-  finally:
-    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _write_weights(weights, table, folder, dtype):
@@ -354,16 +380,19 @@ def _settings(model: T5Config, dtype: str) -> dict[str, Any]:
   }
 
 
-def tokenizer_files(model_file, num_sentinels: int) -> dict[str, bytes]:
-  """The files of their tokenizer, by name, for a SentencePiece file with sentinels after its pieces."""
-  settings = {
-    'tokenizer_class': 'T5Tokenizer',
-    'extra_ids': num_sentinels,
-    'pad_token': '<pad>',
-    'eos_token': '</s>',
-    'unk_token': '<unk>',
-  }
-  return {VOCABULARY: pathlib.Path(model_file).read_bytes(), TOKENIZER: _json(settings)}
+def tokenizer_files(vocabulary) -> dict[str, bytes]:
+  """Returns the files of their tokenizer, by name; none if they have none for a `seqio.Vocabulary`."""
+  from t5x_lite.data import vocabulary as vocabularies  # Imports TensorFlow.
+
+  settings = {'pad_token': '<pad>', 'eos_token': '</s>', 'unk_token': '<unk>'}
+  settings['extra_ids'] = vocabulary.extra_ids
+  if vocabularies.fingerprint(vocabulary)['type'] == 'bytes':
+    settings['tokenizer_class'] = _BYTE_TOKENIZER
+    return {TOKENIZER: _json(settings)}
+  if model_file := vocabularies.t5_sentencepiece_file(vocabulary):
+    settings['tokenizer_class'] = 'T5Tokenizer'
+    return {VOCABULARY: pathlib.Path(model_file).read_bytes(), TOKENIZER: _json(settings)}
+  return {}
 
 
 def _json(content) -> bytes:

@@ -200,18 +200,28 @@ def fingerprint(vocabulary: seqio.Vocabulary) -> dict:
   return {'type': kind, 'size': vocabulary.vocab_size, 'sha256': digest}
 
 
-def sentencepiece_fingerprint(model_file: str | os.PathLike, num_sentinels: int) -> dict:
-  """The fingerprint of a SentencePiece file with sentinels after its pieces.
+def open_sentencepiece(
+  model_file: str | os.PathLike, num_sentinels: int | None = None
+) -> seqio.SentencePieceVocabulary:
+  """A SentencePiece file with T5's sentinels after its pieces.
+
+  Args:
+    model_file: the file.
+    num_sentinels: how many; None adds T5's 100, unless they are among the pieces already.
 
   Raises:
     UserError: if it is no such file.
   """
+  model_file = os.fspath(model_file)
   try:
-    return fingerprint(
-      seqio.SentencePieceVocabulary(os.fspath(model_file), extra_ids=num_sentinels)
-    )
-  except (RuntimeError, ValueError, message.DecodeError) as error:
-    raise errors.UserError(f'{os.fspath(model_file)} is no SentencePiece model: {error}') from error
+    if num_sentinels is None:
+      inside = any('<extra_id_0>' in p.piece for p in _model_of(model_file).pieces)
+      num_sentinels = 0 if inside else NUM_SENTINELS
+    vocabulary = seqio.SentencePieceVocabulary(model_file, extra_ids=num_sentinels)
+    vocabulary.vocab_size  # noqa: B018 - reads the file.
+  except (OSError, RuntimeError, ValueError, message.DecodeError) as error:
+    raise errors.UserError(f'{model_file} is no SentencePiece model: {error}') from error
+  return vocabulary
 
 
 def t5_sentencepiece_file(vocabulary: seqio.Vocabulary) -> str | None:
@@ -327,6 +337,11 @@ def _sentencepiece_content(serialized):
     'byte_fallback': model.trainer_spec.byte_fallback,
     'whitespace_as_suffix': model.trainer_spec.treat_whitespace_as_suffix,
   }
+
+
+def _model_of(model_file):
+  with open(model_file, 'rb') as file:
+    return sentencepiece_model_pb2.ModelProto.FromString(file.read())
 
 
 def _lines(texts, *, max_length=4000):

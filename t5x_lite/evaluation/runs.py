@@ -29,9 +29,9 @@ class Run:
     folder: MODEL_DIR.
     steps: the checkpoints' steps, ascending.
     config: `T5Config` of the model.
-    mixture_or_task_name: what it was trained on.
+    mixture_or_task_name: what it was trained on; None if its weights were converted.
     task_feature_lengths: the lengths it was trained with.
-    fingerprint: of its vocabulary, see `data.vocabulary.fingerprint`.
+    fingerprint: of its vocabulary, see `data.vocabulary.fingerprint`; None if it is not known.
     modules: the user's modules that registered its tasks.
     checkpoints: the `CheckpointManager`.
   """
@@ -39,9 +39,9 @@ class Run:
   folder: epath.Path
   steps: Sequence[int]
   config: T5Config
-  mixture_or_task_name: str
+  mixture_or_task_name: str | None
   task_feature_lengths: Mapping[str, int]
-  fingerprint: Mapping[str, Any]
+  fingerprint: Mapping[str, Any] | None
   modules: Sequence[str]
   checkpoints: checkpoint_manager.CheckpointManager
 
@@ -61,6 +61,10 @@ class Run:
       UserError: there is no such task, or its vocabulary is another.
     """
     name = mixture_or_task_name or self.mixture_or_task_name
+    if name is None:
+      raise errors.UserError(
+        f'the run in {self.folder} was not trained here: pass --gin.MIXTURE_OR_TASK_NAME=...'
+      )
     try:
       features = batches.output_features(name)
     except errors.UserError:
@@ -68,12 +72,13 @@ class Run:
         raise
       user_modules.import_all(self.modules)
       features = batches.output_features(name)
-    vocabulary.check_same(
-      self.fingerprint,
-      vocabulary.fingerprint(features['targets'].vocabulary),
-      model=f'the run in {self.folder}',
-      task=name,
-    )
+    if self.fingerprint is not None:
+      vocabulary.check_same(
+        self.fingerprint,
+        vocabulary.fingerprint(features['targets'].vocabulary),
+        model=f'the run in {self.folder}',
+        task=name,
+      )
     return name
 
   def model(self, mesh_config: sharding.MeshConfig) -> inference.Inference:

@@ -28,6 +28,11 @@ class TrainState:
   opt_state: Any
 
 
+def param_shapes(model):
+  """Returns the parameters as `jax.ShapeDtypeStruct`s."""
+  return _abstract_params(model)[0]
+
+
 def abstract_params(model, mesh, rules):
   """Returns the parameters as `jax.ShapeDtypeStruct`s with their shardings."""
   params, logical = _abstract_params(model)

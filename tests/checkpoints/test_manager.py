@@ -16,8 +16,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from t5x_lite import errors
-from t5x_lite.checkpoints import layout, storage
 from t5x_lite.checkpoints import manager as checkpoints
+from t5x_lite.checkpoints import storage
 from t5x_lite.training import optimizers
 from t5x_lite.training import state as train_state
 
@@ -337,52 +337,6 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
   manager = checkpoints.CheckpointManager(tmp_path / 'file' / 'checkpoints')
   with pytest.raises(errors.UserError, match='file/checkpoints/1 could not be written'):
     manager.save(1, _state())
-
-
-# Parameters alone.
-
-
-def test_parameters_written_one_by_one_are_those_that_are_read(directory, monkeypatch):
-  monkeypatch.setattr(storage, '_GROUP_BYTES', 300)  # Of the few arrays, several groups.
-  params = _params(scanned=False)
-  leaves = layout.flatten(params)
-  in_memory = []
-
-  def one_by_one():
-    for name, array in leaves.items():
-      in_memory.append(name)
-      yield name, np.array(array)
-
-  manager = checkpoints.CheckpointManager(directory)
-  manager.write_params(5, one_by_one(), metadata={'model': {}})
-  assert in_memory == list(leaves)
-  assert manager.steps() == [5] and manager.metadata(5) == {'model': {}}
-  assert os.listdir(directory) == ['5']
-  _assert_equal(manager.restore_params(5, _abstract(params)), params)
-  scanned = _params(scanned=True)
-  _assert_equal(manager.restore_params(5, _abstract(scanned)), scanned)
-  name = 'encoder/layers_1/mlp/wi/kernel'
-  assert manager.saved_params(5)[name].shape == leaves[name].shape
-  np.testing.assert_array_equal(manager.read_param(5, name, np.float32), leaves[name])
-
-
-def test_a_run_does_not_resume_from_parameters_alone(directory):
-  state = _state()
-  manager = checkpoints.CheckpointManager(directory)
-  manager.write_params(5, layout.flatten(state.params).items())
-  with pytest.raises(errors.UserError, match='5 holds parameters alone: start a new run from it'):
-    manager.restore(5, _abstract(state))
-
-
-def test_parameters_that_cannot_be_written_leave_no_checkpoint(directory):
-  def fails():
-    yield 'embedding', np.ones(3)
-    raise errors.UserError('the source is damaged')
-
-  manager = checkpoints.CheckpointManager(directory)
-  with pytest.raises(errors.UserError, match='the source is damaged'):
-    manager.write_params(0, fails())
-  assert manager.steps() == []
 
 
 # Killed and damaged.
