@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from t5x_lite import errors
-from t5x_lite.checkpoints import foreign, huggingface, layout
+from t5x_lite.checkpoints import foreign, huggingface, layout, mesh_tensorflow, t5x
 from t5x_lite.checkpoints import manager as checkpoint_manager
 from t5x_lite.models.config import T5Config
 
@@ -104,21 +104,28 @@ class Checkpoint:
     """Returns the parameters, see `CheckpointManager.restore_params`."""
     return self.manager.restore_params(self.step, abstract_params)
 
+  def restore_state(self, abstract_state):
+    """Returns the whole train state, see `CheckpointManager.restore`."""
+    return self.manager.restore(self.step, abstract_state)
+
 
 def open_origin(path) -> Checkpoint | foreign.Weights:
   """Opens what a path leads to, whatever its format; no parameter is made yet.
 
   Args:
-    path: a run's folder, for its latest checkpoint, one of its checkpoints/STEP, or a folder of
-      Hugging Face's.
+    path: a run's folder, for its latest checkpoint, or one of its checkpoints/STEP; a folder of
+      Hugging Face's; a checkpoint of T5X or Mesh-TensorFlow, or a folder of some, for the newest.
 
   Raises:
     UserError: there is nothing that can be read.
   """
-  folder = epath.Path(path).expanduser()
-  if huggingface.is_folder(folder):
-    return huggingface.open_folder(folder)
-  return Checkpoint(*checkpoint_manager.open_checkpoint(path))
+  place = epath.Path(path).expanduser()
+  if huggingface.is_folder(place):
+    return huggingface.open_folder(place)
+  for each in (mesh_tensorflow, t5x):
+    if each.is_checkpoint(place):
+      return each.open_checkpoint(place)
+  return Checkpoint(*checkpoint_manager.open_checkpoint(place))
 
 
 def check_model(origin: Checkpoint | foreign.Weights, model: T5Config):
@@ -128,6 +135,8 @@ def check_model(origin: Checkpoint | foreign.Weights, model: T5Config):
     UserError: naming both sides.
   """
   saved = origin.model
+  if saved is None:
+    return
   for name in _SHAPELESS:
     theirs, ours = getattr(saved, name), getattr(model, name)
     if theirs != ours:

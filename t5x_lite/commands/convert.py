@@ -72,8 +72,8 @@ def _to_run(weights, args):
   if args.vocabulary is not None:
     vocabulary = vocabularies.open_sentencepiece(args.vocabulary)
   else:
-    vocabulary = huggingface.load_vocabulary(weights.path)
-  model = weights.model or foreign.model_of(weights)
+    vocabulary = huggingface.load_vocabulary(weights.path) if weights.vocabulary else None
+  model = weights.model or foreign.model_of(weights.shapes)
   conversion.write_run(weights, model, args.output, dtype=args.dtype, vocabulary=vocabulary)
   print(f'{args.output}: {weights.path} as a run, in {args.dtype}')
   if weights.model is None:
