@@ -4,6 +4,7 @@ import typing
 from collections.abc import Callable, Sequence
 
 if typing.TYPE_CHECKING:
+  from t5x_lite.checkpoints.warm_start import WarmStart
   from t5x_lite.data.batches import DatasetConfig
   from t5x_lite.evaluation.evaluator import EvaluationConfig
   from t5x_lite.losses import LossConfig
@@ -43,7 +44,7 @@ def train(
   seed: int = 0,
   num_microbatches: int = 1,
   clip_global_norm: float | None = None,
-  initial_checkpoint_path: str | None = None,
+  warm_start: 'WarmStart | None' = None,
   user_modules: Sequence[str] = (),
 ):
   """Trains a model, from MODEL_DIR's latest checkpoint if there is one.
@@ -62,7 +63,7 @@ def train(
     seed: of the parameters and of the dropout.
     num_microbatches: parts of a batch whose gradients are accumulated before the update.
     clip_global_norm: largest norm of the gradient, or None.
-    initial_checkpoint_path: run or checkpoint whose parameters a new run starts from, or None.
+    warm_start: the checkpoint that a new run starts from, and what is taken from it; or None.
     user_modules: the user's modules that register tasks, kept for evaluation and inference.
   """
   import dataclasses
@@ -73,6 +74,7 @@ def train(
   import t5x_lite.tasks  # noqa: F401 - registers them
   from t5x_lite import configuration, errors, sharding
   from t5x_lite.checkpoints import origins
+  from t5x_lite.checkpoints import warm_start as warm_starts
   from t5x_lite.data import batches as data_batches
   from t5x_lite.data import vocabulary as data_vocabulary
   from t5x_lite.evaluation import evaluator, inference
@@ -109,16 +111,19 @@ def train(
 
   # Where it starts from.
   checkpoints = checkpoint_manager(model_dir / 'checkpoints')
+  warm_start = warm_start or warm_starts.WarmStart()
   resumed_step = checkpoints.latest_step()
-  origin = None
+  first_step, origin = resumed_step or 0, None
   if resumed_step is not None:
     origin = origins.Checkpoint(checkpoints, resumed_step)
     metadata['early_stopping'] = origin.metadata.get('early_stopping')
-  elif initial_checkpoint_path is not None:
-    origin = origins.open_origin(initial_checkpoint_path)
+  elif warm_start.path is not None:
+    origin = origins.open_origin(warm_start.path)
+    if warm_start.restore_optimizer_state:
+      first_step = warm_starts.step_to_go_on_from(origin, loop.train_steps)
   if origin is not None:
     origins.check_model(origin, model)
-    if origin.vocabulary is not None:
+    if origin.vocabulary is not None and (resumed_step or not warm_start.grow_vocabulary):
       data_vocabulary.check_same(
         origin.vocabulary,
         metadata['vocabulary'],
@@ -138,19 +143,27 @@ def train(
       lambda batch: jax.make_array_from_process_local_data(batch_sharding, batch),
       snapshot_period=loop.checkpoint_period,
     ) as device_batches,
-    progress.Progress(loop.train_steps, resumed_step or 0) as display,
+    progress.Progress(loop.train_steps, first_step) as display,
   ):
     abstract = training_state.abstract_state(module, transformation, device_mesh, mesh.rules)
     if resumed_step is not None:
       state = checkpoints.restore(resumed_step, abstract)
       device_batches.set_state(checkpoints.batches_state(resumed_step))
       display.message(f'resuming {model_dir} at step {resumed_step}')
+    elif origin is None:
+      params = training_state.create_params(module, abstract.params, seed)
+      state = training_state.create(transformation, params, abstract)
+    elif warm_start.restore_optimizer_state:
+      state = origin.restore_state(abstract)
+      display.message(f'going on from step {first_step} of {origin.path} with its optimizer state')
     else:
-      if origin is not None:
-        params = origin.restore_params(abstract.params)
-        display.message(f'starting from the parameters of {origin.path}')
-      else:
-        params = training_state.create_params(module, abstract.params, seed)
+
+      def new_params(names):
+        return training_state.create_some_params(module, names, device_mesh, seed)
+
+      params, said = warm_starts.restore_params(warm_start, origin, abstract.params, new_params)
+      for line in (f'starting from the parameters of {origin.path}', *said):
+        display.message(line)
       state = training_state.create(transformation, params, abstract)
 
     # What the run leaves behind besides its checkpoints.

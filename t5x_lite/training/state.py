@@ -69,6 +69,25 @@ def create_params(model, abstract, seed):
   return jax.jit(init, out_shardings=_shardings(abstract))(jax.random.key(seed))
 
 
+def create_some_params(model, names, mesh, seed):
+  """Returns some of the parameters that `create_params` makes, as numpy arrays by their names.
+
+  Args:
+    model: Flax module.
+    names: of the parameters, 'token_embedder/embedding'.
+    mesh: on which they are made, replicated.
+    seed: of the random initialization.
+  """
+
+  def init(key):
+    leaves = jax.tree_util.tree_leaves_with_path(nn.meta.unbox(_init(model, key)))
+    by_name = {'/'.join(sharding.names(path)): leaf for path, leaf in leaves}
+    return {name: by_name[name] for name in names}
+
+  made = jax.jit(init, out_shardings=sharding.replicated(mesh))(jax.random.key(seed))
+  return {name: np.asarray(array.addressable_data(0)) for name, array in made.items()}
+
+
 def create(optimizer, params, abstract):
   """Returns the TrainState at step 0.
 

@@ -8,6 +8,9 @@ import subprocess
 import sys
 
 import pytest
+from flax import serialization
+
+from t5x_lite.checkpoints import layout, origins
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The README's own test of these is that they are how tests are run and installed.
@@ -36,7 +39,19 @@ def folder(review_files, tmp_path_factory):
     ' --gin.MIXTURE_OR_TASK_NAME=quickstart_span_corruption --gin.EVAL_PERIOD=None'
     " --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 64, 'targets': 24}\"",
   )
+  write_run_of_t5x(folder / 'quickstart_runs' / 'pretrain', folder)
   return folder
+
+
+def write_run_of_t5x(run, folder):
+  """Writes the parameters of a run as T5X does, and beside them its vocabulary."""
+  origin = origins.open_origin(run)
+  params = layout.unflatten({name: origin.read(name) for name in origin.shapes})
+  content = {'version': 3, 'optimizer': {'target': params, 'state': {'step': 1_000_000}}}
+  checkpoint = folder / 't5x_run' / 'checkpoint_1000000'
+  checkpoint.mkdir(parents=True)
+  (checkpoint / 'checkpoint').write_bytes(serialization.msgpack_serialize(content))
+  shutil.copy(run / 'vocabulary' / 'sentencepiece.model', folder)
 
 
 def run(folder, script):
@@ -77,7 +92,10 @@ def test_the_commands_of_the_page_on_checkpoints_run(folder):
   for script in scripts('docs/checkpoints.md'):
     run(folder, script)
   assert (folder / 'my_folder' / 'tokenizer_config.json').exists()
-  assert (folder / 'my_run_from_folder' / 'checkpoints' / '2').exists()
+  for name in ('my_run_from_folder', 'my_deeper_run'):
+    assert (folder / name / 'checkpoints' / '2').exists()
+  assert (folder / 'my_longer_run' / 'checkpoints' / '4').exists()
+  assert (folder / 'my_run_from_t5x' / 'checkpoints' / '1000000').exists()
 
 
 @pytest.mark.parametrize('page', ['README.md', 'docs/training.md', 'docs/checkpoints.md'])

@@ -67,3 +67,15 @@ def test_another_seed_gives_other_parameters(mesh, params):
   others = state.create_params(model, shapes, seed=4)
   embedding, other = (np.asarray(p['token_embedder']['embedding']) for p in (params, others))
   assert (embedding != other).all()
+
+
+def test_some_parameters_are_those_of_all_with_the_same_seed(mesh):
+  config = tiny.config(num_encoder_layers=2)
+  model = encoder_decoder.T5(config)
+  abstract = state.abstract_params(model, mesh, sharding.RULES)
+  params = state.create_params(model, abstract, seed=3)
+  names = ['encoder/layers/mlp/wo/kernel', 'token_embedder/embedding']
+  some = state.create_some_params(model, names, mesh, seed=3)
+  assert list(some) == names
+  expected = params['encoder']['layers']['mlp']['wo']['kernel']
+  np.testing.assert_array_equal(some[names[0]], expected, strict=True)
