@@ -72,7 +72,7 @@ def train(
   import jax
 
   from t5x_lite import sharding
-  from t5x_lite.models import encoder_decoder
+  from t5x_lite.models import architectures
   from t5x_lite.monitoring import flops
   from t5x_lite.training import schedules
   from t5x_lite.training import state as training_state
@@ -81,7 +81,7 @@ def train(
   lengths = task_feature_lengths
   devices = sharding.make_mesh(mesh)
   sharding.check_batch_size(batch_size, devices, num_microbatches)
-  module = encoder_decoder.T5(model)
+  module = architectures.create(model)
   schedule = schedules.of(learning_rate)
   transformation = optimizer(schedule)
   batch_sharding = sharding.batch_sharding(devices)
@@ -151,7 +151,7 @@ def decode(
 
   from t5x_lite import sharding
   from t5x_lite.decoding import sampling
-  from t5x_lite.models import encoder_decoder
+  from t5x_lite.models import architectures
   from t5x_lite.monitoring import flops
   from t5x_lite.training import state as training_state
 
@@ -164,7 +164,7 @@ def decode(
     sharding.batch_sharding(devices),
   )
   with sharding.activate(devices, mesh.rules):
-    module = encoder_decoder.T5(model)
+    module = architectures.create(model)
     abstract = training_state.abstract_params(module, devices, mesh.rules)
     params = training_state.create_params(module, abstract, seed=0)
     no_token = -1  # No sequence ends before its time.

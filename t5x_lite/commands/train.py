@@ -78,7 +78,7 @@ def train(
   from t5x_lite.data import batches as data_batches
   from t5x_lite.data import vocabulary as data_vocabulary
   from t5x_lite.evaluation import evaluator, inference
-  from t5x_lite.models import encoder_decoder
+  from t5x_lite.models import architectures
   from t5x_lite.monitoring import flops, metrics, progress, throughput
   from t5x_lite.training import loop as training_loop
   from t5x_lite.training import prefetch, schedules
@@ -131,7 +131,7 @@ def train(
         task=dataset.mixture_or_task_name,
       )
 
-  module = encoder_decoder.T5(model)
+  module = architectures.create(model)
   schedule = schedules.of(learning_rate)
   transformation = optimizer(schedule)
   batch_sharding = sharding.batch_sharding(device_mesh)

@@ -5,9 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite import sharding
-from t5x_lite.models import encoder_decoder
+from t5x_lite.models import architectures
 
-START_ID = 0  # T5 starts its decoder with the padding id.
 EOS_ID = 1
 
 
@@ -25,7 +24,7 @@ class Decoded:
   scores: jax.Array
 
 
-def greedy(config, params, encoder_input_tokens, *, max_length, eos_id=EOS_ID):
+def greedy(config, params, inputs, *, max_length, eos_id=EOS_ID):
   """Decodes the most probable token at every position.
 
   It is meant to be jitted whole, once for each shape. The loop ends with the last row that
@@ -34,18 +33,17 @@ def greedy(config, params, encoder_input_tokens, *, max_length, eos_id=EOS_ID):
   Args:
     config: `T5Config`.
     params: its parameters, the layers scanned or not.
-    encoder_input_tokens: int32 [batch, inputs_length]; 0 is padding.
+    inputs: int32 [batch, inputs_length]; 0 is padding, after a row's tokens.
     max_length: the most tokens to decode, EOS included.
     eos_id: the token that ends a row.
 
   Returns:
     `Decoded`.
   """
-  model, params = encoder_decoder.for_decoding(config, params)
+  model, params = architectures.for_decoding(config, params)
   variables = {'params': _cast_once(params, config.dtype)}
-  encoded = model.apply(variables, encoder_input_tokens, method='encode')
-  cache = model.apply(variables, encoded, max_length, method='init_cache')
-  batch_size = encoder_input_tokens.shape[0]
+  token, cache = model.apply(variables, inputs, max_length, method='start')
+  batch_size = inputs.shape[0]
 
   def unfinished(carry):
     index, _, finished, _, _ = carry
@@ -54,9 +52,7 @@ def greedy(config, params, encoder_input_tokens, *, max_length, eos_id=EOS_ID):
   def decode_one(carry):
     index, token, finished, decoded, cache = carry
     # [batch, vocab]
-    logits, cache = model.apply(
-      variables, token, cache, index, encoder_input_tokens, method='decode_step'
-    )
+    logits, cache = model.apply(variables, token, cache, index, method='decode_step')
     token = jnp.where(finished, 0, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
     log_prob = _at(logits, token) - jax.nn.logsumexp(logits, axis=-1)
     decoded = Decoded(
@@ -67,8 +63,8 @@ def greedy(config, params, encoder_input_tokens, *, max_length, eos_id=EOS_ID):
 
   carry = (
     jnp.int32(0),
-    jnp.full((batch_size,), START_ID, jnp.int32),
-    jnp.all(encoder_input_tokens == 0, axis=1),
+    token,
+    jnp.all(inputs == 0, axis=1),
     Decoded(jnp.zeros((batch_size, max_length), jnp.int32), jnp.zeros((batch_size,), jnp.float32)),
     cache,
   )

@@ -11,7 +11,7 @@ import numpy as np
 
 from t5x_lite import losses, sharding
 from t5x_lite.decoding import sampling, scoring
-from t5x_lite.models import encoder_decoder
+from t5x_lite.models import architectures
 from t5x_lite.training import step as training_step
 
 Batch = Mapping[str, np.ndarray]
@@ -41,7 +41,7 @@ class Inference:
     self.config = config
     self.mesh = mesh
     self.rules = rules
-    model = encoder_decoder.T5(config)
+    model = architectures.create(config)
     # Replicated, so that each host can read all of the few numbers that come out.
     jit = functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
     loss_config = losses.LossConfig()

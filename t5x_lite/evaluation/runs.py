@@ -16,7 +16,7 @@ from t5x_lite.checkpoints import manager as checkpoint_manager
 from t5x_lite.checkpoints import origins
 from t5x_lite.data import batches, vocabulary
 from t5x_lite.evaluation import inference
-from t5x_lite.models import encoder_decoder
+from t5x_lite.models import architectures
 from t5x_lite.models.config import T5Config
 from t5x_lite.training import state as training_state
 
@@ -89,7 +89,7 @@ class Run:
   def restore(self, step: int, model: inference.Inference):
     """Returns the parameters of one checkpoint, each read right into its place on the mesh."""
     abstract = training_state.abstract_params(
-      encoder_decoder.T5(self.config), model.mesh, model.rules
+      architectures.create(self.config), model.mesh, model.rules
     )
     return self.checkpoints.restore_params(step, abstract)
 

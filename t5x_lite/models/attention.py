@@ -7,7 +7,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.models import layers
+from t5x_lite.models import layers, positions
 
 # Large enough to vanish in the softmax, small enough that a row masked everywhere stays finite.
 MASKED_LOGIT = -1e10
@@ -125,17 +125,29 @@ class MultiHeadAttention(nn.Module):
     x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
     return nn.with_logical_constraint(x, ('batch', 'length', 'heads', 'kv'))
 
-  def project_keys_values(self, x):
-    """Returns the `KeyValues` of x [batch, length, embed]."""
-    return KeyValues(self._split_heads(self.key(x)), self._split_heads(self.value(x)))
+  def project_keys_values(self, x, rotation=None):
+    """Returns the `KeyValues` of x [batch, length, embed], the keys turned by a `Rotation`."""
+    key = self._split_heads(self.key(x))
+    if rotation is not None:
+      key = positions.rotate(key, rotation)
+    return KeyValues(key, self._split_heads(self.value(x)))
 
-  def attend(self, x, keys_values, *, bias=None, mask=None):
+  def attend(self, x, keys_values, *, bias=None, mask=None, rotation=None):
     """Attends from x [batch, query_length, embed] to projected keys and values.
+
+    Args:
+      x: the queries, before their projection.
+      keys_values: `KeyValues`.
+      bias: see `dot_product_attention`.
+      mask: likewise.
+      rotation: `positions.Rotation` of the queries, or None.
 
     Returns:
       [batch, query_length, embed].
     """
     query = self._split_heads(self.query(x))
+    if rotation is not None:
+      query = positions.rotate(query, rotation)
     context = dot_product_attention(
       query,
       keys_values.key,
@@ -151,23 +163,35 @@ class MultiHeadAttention(nn.Module):
     """Attends from x [batch, query_length, embed] to source [batch, key_length, embed]."""
     return self.attend(x, self.project_keys_values(source), bias=bias, mask=mask)
 
-  def attend_cached(self, x, cache, index, *, bias=None, mask=None):
-    """Writes one position's key and value into the cache and attends to it.
+  def attend_cached(self, x, cache, slot, *, bias=None, mask=None, rotation=None):
+    """Writes one token's key and value into the cache and attends to it.
 
     Args:
-      x: [batch, 1, embed], the token at position `index`.
-      cache: `KeyValues` with room for max_length positions.
-      index: int scalar, the position.
-      bias: broadcastable to [batch, heads, 1, max_length].
-      mask: likewise; it must hide the positions after `index`.
+      x: [batch, 1, embed], the token.
+      cache: `KeyValues` with room for num_slots tokens.
+      slot: int scalar, where the token's go.
+      bias: broadcastable to [batch, heads, 1, num_slots].
+      mask: likewise; it must hide the slots after `slot`.
+      rotation: `positions.Rotation` of the token, or None.
 
     Returns:
-      ([batch, 1, embed], the cache with position `index` written).
+      ([batch, 1, embed], the cache with `slot` written).
     """
-    new = self.project_keys_values(x)
+    new = self.project_keys_values(x, rotation)
 
     def write(cached, update):
-      return jax.lax.dynamic_update_slice_in_dim(cached, update.astype(cached.dtype), index, 1)
+      return jax.lax.dynamic_update_slice_in_dim(cached, update.astype(cached.dtype), slot, 1)
 
     cache = jax.tree.map(write, cache, new)
-    return self.attend(x, cache, bias=bias, mask=mask), cache
+    return self.attend(x, cache, bias=bias, mask=mask, rotation=rotation), cache
+
+
+def of(config):
+  """Returns the `MultiHeadAttention` of a `T5Config`."""
+  return MultiHeadAttention(
+    num_heads=config.num_heads,
+    head_dim=config.head_dim,
+    emb_dim=config.emb_dim,
+    dropout_rate=config.dropout_rate,
+    dtype=config.dtype,
+  )

@@ -5,6 +5,20 @@ from collections.abc import Sequence
 
 from t5x_lite import errors
 
+START_ID = 0  # The padding id, which a decoder reads before its first token.
+ARCHITECTURES = (
+  'encoder_decoder',
+  'shared_encoder_decoder',
+  'language_model',
+  'prefix_language_model',
+)
+POSITION_SCHEMES = (
+  'relative_bias',
+  'relative_bias_per_layer',
+  'rotary',
+  'sinusoidal',
+  'learned',
+)
 ACTIVATIONS = ('gelu', 'linear', 'relu', 'silu')
 REMAT_POLICIES = ('none', 'minimal', 'full')
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -12,7 +26,7 @@ DTYPES = ('float32', 'bfloat16', 'float16')
 
 @dataclasses.dataclass(frozen=True)
 class T5Config:
-  """Hyperparameters of the encoder-decoder of Raffel et al. 2020, sections 2.1 and 3.2.
+  """Hyperparameters of the models of Raffel et al. 2020, sections 2.1 and 3.2.
 
   T5 1.0 has `mlp_activations=('relu',)` and `logits_via_embedding=True`; T5 1.1 has
   `('gelu', 'linear')`, the gated GELU of Shazeer 2020, and a separate output matrix.
@@ -23,8 +37,15 @@ class T5Config:
     num_heads: attention heads.
     head_dim: width of one head, d_kv; num_heads * head_dim need not equal emb_dim.
     mlp_dim: width of the feed-forward layer, d_ff.
-    num_encoder_layers: blocks of the encoder.
+    num_encoder_layers: blocks of the encoder; 0 in a language model, which has none.
     num_decoder_layers: blocks of the decoder.
+    architecture: 'encoder_decoder'; 'shared_encoder_decoder', whose two stacks share the parameters
+      of self-attention and feed-forward; 'language_model', a decoder alone; or
+      'prefix_language_model', one that sees all of its inputs from each of them.
+    position_scheme: 'relative_bias', T5's, one table for the layers of a stack;
+      'relative_bias_per_layer', a table for each, as in umT5; 'rotary'; 'sinusoidal'; or 'learned'.
+    max_position_embeddings: rows of a learned table, the most positions of a stack: inputs and
+      targets together where there is no encoder. None in the other schemes.
     mlp_activations: one activation for a plain feed-forward layer; several for a gated one,
       whose outputs are multiplied.
     logits_via_embedding: the output matrix is the embedding, scaled by emb_dim**-0.5.
@@ -52,15 +73,19 @@ class T5Config:
   remat_policy: str = 'none'
   relative_attention_num_buckets: int = 32
   relative_attention_max_distance: int = 128
+  architecture: str = 'encoder_decoder'
+  position_scheme: str = 'relative_bias'
+  max_position_embeddings: int | None = None
 
   def __post_init__(self):
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
     for name in ('vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim'):
       if getattr(self, name) < 1:
         raise errors.UserError(f'T5Config.{name} must be positive, not {getattr(self, name)}')
-    for name in ('num_encoder_layers', 'num_decoder_layers'):
-      if getattr(self, name) < 1:
-        raise errors.UserError(f'T5Config.{name} must be at least 1, not {getattr(self, name)}')
+    _check_choice('architecture', self.architecture, ARCHITECTURES)
+    self._check_depth()
+    _check_choice('position_scheme', self.position_scheme, POSITION_SCHEMES)
+    self._check_positions()
     if not 0 <= self.dropout_rate < 1:
       raise errors.UserError(f'T5Config.dropout_rate={self.dropout_rate} is not in [0, 1)')
     buckets = self.relative_attention_num_buckets
@@ -79,6 +104,59 @@ class T5Config:
       raise errors.UserError(f'T5Config.mlp_activations is empty; give {", ".join(ACTIVATIONS)}')
     for activation in self.mlp_activations:
       _check_choice('mlp_activations', activation, ACTIVATIONS)
+
+  @property
+  def has_encoder(self) -> bool:
+    """Whether the inputs have a stack of their own."""
+    return self.architecture in ('encoder_decoder', 'shared_encoder_decoder')
+
+  def check_length(self, length: int):
+    """Raises UserError if a stack cannot place `length` positions."""
+    if self.max_position_embeddings is not None and length > self.max_position_embeddings:
+      raise errors.UserError(
+        f'{length} positions are more than T5Config.max_position_embeddings='
+        f'{self.max_position_embeddings}: give smaller TASK_FEATURE_LENGTHS, or train with more'
+        + ('' if self.has_encoder else '; inputs and targets count together')
+      )
+
+  def _check_depth(self):
+    encoder, decoder = self.num_encoder_layers, self.num_decoder_layers
+    if decoder < 1:
+      raise errors.UserError(f'T5Config.num_decoder_layers must be at least 1, not {decoder}')
+    if self.has_encoder and encoder < 1:
+      raise errors.UserError(f'T5Config.num_encoder_layers must be at least 1, not {encoder}')
+    if not self.has_encoder and encoder:
+      raise errors.UserError(
+        f'T5Config.num_encoder_layers={encoder}, but architecture={self.architecture!r} has no '
+        'encoder: set it to 0'
+      )
+    if self.architecture == 'shared_encoder_decoder' and encoder != decoder:
+      raise errors.UserError(
+        f'T5Config.num_encoder_layers={encoder} and num_decoder_layers={decoder} must be equal '
+        f'where architecture={self.architecture!r}'
+      )
+
+  def _check_positions(self):
+    learned = self.position_scheme == 'learned'
+    if learned and (self.max_position_embeddings is None or self.max_position_embeddings < 1):
+      raise errors.UserError(
+        "T5Config.position_scheme='learned' needs max_position_embeddings, the most positions of "
+        f'a stack; it is {self.max_position_embeddings}'
+      )
+    if not learned and self.max_position_embeddings is not None:
+      raise errors.UserError(
+        f'T5Config.max_position_embeddings={self.max_position_embeddings} is for '
+        f"position_scheme='learned', but that is {self.position_scheme!r}"
+      )
+    if self.position_scheme == 'rotary' and self.head_dim % 2:
+      raise errors.UserError(
+        f"T5Config.position_scheme='rotary' turns pairs, but head_dim={self.head_dim} is odd"
+      )
+    if self.position_scheme == 'sinusoidal' and self.emb_dim % 2:
+      raise errors.UserError(
+        "T5Config.position_scheme='sinusoidal' needs pairs of a sine and a cosine, but "
+        f'emb_dim={self.emb_dim} is odd'
+      )
 
 
 def _check_choice(name, value, choices):

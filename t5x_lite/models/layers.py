@@ -129,6 +129,11 @@ class MLP(nn.Module):
     return Dense(embed, ('mlp', 'embed'), FAN_IN_TRUNCATED_NORMAL, self.dtype, name='wo')(hidden)
 
 
+def mlp_of(config):
+  """Returns the `MLP` of a `T5Config`."""
+  return MLP(config.mlp_dim, config.mlp_activations, config.dropout_rate, config.dtype)
+
+
 class Embed(nn.Module):
   """The token embedding, which both stacks and, when tied, the logits share.
 

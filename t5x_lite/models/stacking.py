@@ -1,4 +1,4 @@
-"""The two forms of a stack's parameters: one subtree per layer, or all layers stacked.
+"""A stack of layers, and the two forms of its parameters: a subtree per layer, or all stacked.
 
 Unrolled: `encoder/layers_0/...`, `encoder/layers_1/...`. Scanned: `encoder/layers/...`, every
 array with a leading layer axis.
@@ -6,12 +6,46 @@ array with a leading layer axis.
 
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 _NUMBERED = re.compile(r'layers_(\d+)$')
 STACKED = 'layers'
+
+
+def build(layer_class, config, num_layers):
+  """Returns the scanned module or the list of modules that `run` runs."""
+  if config.remat_policy != 'none':
+    # 'minimal' keeps what is dear to recompute: the products with weights, not the attention.
+    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    layer_class = nn.remat(
+      layer_class,
+      policy=policy if config.remat_policy == 'minimal' else None,
+      prevent_cse=not config.scan_layers,
+    )
+  if not config.scan_layers:
+    return [layer_class(config) for _ in range(num_layers)]
+  scanned = nn.scan(
+    layer_class,
+    variable_axes={'params': 0},
+    split_rngs={'params': True, 'dropout': True},
+    in_axes=nn.broadcast,
+    length=num_layers,
+    metadata_params={nn.PARTITION_NAME: STACKED},
+  )
+  return scanned(config)
+
+
+def run(stack, x, *shared):
+  """Passes x through the stack; every layer gets the same `shared` arguments."""
+  if isinstance(stack, nn.Module):
+    x, _ = stack(x, *shared)
+    return x
+  for layer in stack:
+    x, _ = layer(x, *shared)
+  return x
 
 
 def is_stacked(path):

@@ -133,7 +133,7 @@ class DropOnes(nn.Module):
 
 
 def test_every_scanned_layer_draws_a_mask_of_its_own():
-  stack = encoder_decoder._stack(DropOnes, CONFIG, 3)
+  stack = stacking.build(DropOnes, CONFIG, 3)
   _, masks = stack.apply({}, jnp.zeros(()), rngs=key())
   assert masks.shape == (3, 1, 2, WIDTH)
   assert len(np.unique(masks, axis=0)) == 3

@@ -13,7 +13,7 @@ import tiny
 from flax import serialization
 
 from t5x_lite import losses
-from t5x_lite.models import encoder_decoder, stacking
+from t5x_lite.models import architectures, encoder_decoder, stacking
 from t5x_lite.models.config import T5Config
 
 TINY = tiny.config(head_dim=3, num_encoder_layers=2, num_decoder_layers=2)
@@ -224,21 +224,11 @@ def test_decoding_token_by_token_gives_the_logits_of_teacher_forcing(changes):
   batch = as_batch([([5, 9, 1], [7, 7, 4, 9, 2, 1]), ([4, 1], [3, 9, 8, 3, 3, 3])], 4, 6)
   whole = logits_function(config)(params, batch)
 
-  model, params = encoder_decoder.for_decoding(config, params)
-  variables = {'params': params}
+  model, params = architectures.for_decoding(config, params)
+  start = jit(lambda inputs: model.apply({'params': params}, inputs, 8, method='start'))
+  advance = jit(functools.partial(model.apply, {'params': params}, method='decode_step'))
 
-  @jit
-  def start(inputs):
-    encoded = model.apply(variables, inputs, method='encode')
-    return model.apply(variables, encoded, 8, method='init_cache')
-
-  @jit
-  def advance(tokens, cache, index):
-    return model.apply(
-      variables, tokens, cache, index, batch['encoder_input_tokens'], method='decode_step'
-    )
-
-  cache = start(batch['encoder_input_tokens'])
+  _, cache = start(batch['encoder_input_tokens'])
   for i in range(6):
     logits, cache = advance(batch['decoder_input_tokens'][:, i], cache, i)
     assert logits.dtype == jnp.float32
