@@ -72,6 +72,8 @@ _ACTIVATIONS = {
   'gated-gelu': ('gelu', 'linear'),  # By which they mean the approximation by tanh.
   'gated-silu': ('silu', 'linear'),
 }
+# What all of their T5 models have.
+_THEIRS = {'architecture': 'encoder_decoder', 'position_scheme': 'relative_bias'}
 _MODEL_TYPES = ('t5', 'mt5')
 _BYTE_TOKENIZER = 'ByT5Tokenizer'
 _NUM_BYTE_SENTINELS = 125  # ByT5 rounds its 259 ids up to 384.
@@ -347,6 +349,12 @@ _TOKEN_IDS = ('pad_token_id', 'eos_token_id', 'decoder_start_token_id')
 
 def _settings(model: T5Config, dtype: str) -> dict[str, Any]:
   """Our configuration as theirs."""
+  for name, theirs in _THEIRS.items():
+    if (ours := getattr(model, name)) != theirs:
+      raise errors.UserError(
+        f'transformers have no T5 with {name}={ours!r}, only with {theirs!r}: the model cannot be '
+        'written for them'
+      )
   activations = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
   if model.mlp_activations not in activations:
     raise errors.UserError(

@@ -13,7 +13,12 @@ from t5x_lite.checkpoints import manager as checkpoint_manager
 from t5x_lite.models.config import T5Config
 
 # Two models whose parameters have equal shapes compute different things if one of these differs.
-_SHAPELESS = ('mlp_activations', 'relative_attention_max_distance')
+_SHAPELESS = (
+  'architecture',
+  'position_scheme',
+  'mlp_activations',
+  'relative_attention_max_distance',
+)
 
 
 @dataclasses.dataclass(frozen=True)

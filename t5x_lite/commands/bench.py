@@ -108,13 +108,14 @@ def train(
       state, metrics = compiled(state, batch)
       jax.block_until_ready((state, metrics))
       times.append(time.perf_counter() - start)
-  work = flops.train_step_flops(model, batch_size, lengths['inputs'], lengths['targets'])
+  inputs_length, targets_length = lengths.get('inputs', 0), lengths['targets']
+  work = flops.train_step_flops(model, batch_size, inputs_length, targets_length)
   seconds = _median(times[1:])
   return {
     'parameters': sum(x.size for x in jax.tree.leaves(state.params)),
     **_times('step', times[1:]),
     'compile_seconds': compile_seconds,
-    'tokens_per_second': batch_size * (lengths['inputs'] + lengths['targets']) / seconds,
+    'tokens_per_second': batch_size * (inputs_length + targets_length) / seconds,
     **_work(work, seconds, model.dtype),
     'temporary_bytes': compiled.memory_analysis().temp_size_in_bytes,
     **_peak_memory(),
@@ -158,10 +159,8 @@ def decode(
   inputs_length = task_feature_lengths['inputs']
   devices = sharding.make_mesh(mesh)
   sharding.check_batch_size(batch_size, devices)
-  lengths = {'inputs': inputs_length, 'targets': 1}
   tokens = jax.device_put(
-    _random_batch(model, batch_size, lengths)['encoder_input_tokens'],
-    sharding.batch_sharding(devices),
+    _random_tokens(model, batch_size, inputs_length), sharding.batch_sharding(devices)
   )
   with sharding.activate(devices, mesh.rules):
     module = architectures.create(model)
@@ -191,11 +190,19 @@ def decode(
 
 
 def data(
-  *, mixture_or_task_name, task_feature_lengths, batch_size=8, steps=50, pack=True, use_cached=False
+  *,
+  model: 'T5Config',
+  mixture_or_task_name,
+  task_feature_lengths,
+  batch_size=8,
+  steps=50,
+  pack=True,
+  use_cached=False,
 ):
   """Times the batches of a task, as training reads them, on this host alone.
 
   Args:
+    model: what they are for.
     mixture_or_task_name: name in the registry.
     task_feature_lengths: {'inputs': tokens, 'targets': tokens}.
     batch_size: rows per batch.
@@ -224,14 +231,14 @@ def data(
     pack=pack,
     use_cached=use_cached,
   )
-  iterator = iter(batches.train_batches(dataset))
+  iterator = batches.train_batches(dataset, has_encoder=model.has_encoder)
   next(iterator)
   first_seconds = time.perf_counter() - start
   tokens = positions = 0
   start = time.perf_counter()
   for _ in range(steps):
     batch = next(iterator)
-    for name in ('encoder_input_tokens', 'decoder_target_tokens'):
+    for name in {'encoder_input_tokens', 'decoder_target_tokens'} & batch.keys():
       tokens += int(np.count_nonzero(batch[name]))
       positions += batch[name].size
   seconds = time.perf_counter() - start
@@ -249,17 +256,28 @@ def _random_batch(model, batch_size, lengths):
   """Returns a batch of random tokens without padding, by the features' names."""
   import numpy as np
 
-  random = np.random.default_rng(0)
-
-  def tokens(length):
-    return random.integers(2, model.vocab_size, (batch_size, length), np.int32)
-
-  return {
-    'encoder_input_tokens': tokens(lengths['inputs']),
-    'decoder_input_tokens': tokens(lengths['targets']),
-    'decoder_target_tokens': tokens(lengths['targets']),
-    'decoder_loss_weights': np.ones((batch_size, lengths['targets']), np.int32),
+  inputs_length, targets_length = lengths.get('inputs', 0), lengths['targets']
+  if model.has_encoder:
+    batch = {'encoder_input_tokens': _random_tokens(model, batch_size, inputs_length)}
+    skipped = 0
+  else:
+    length = inputs_length + targets_length
+    is_prefix = np.arange(length) <= inputs_length
+    batch = {'decoder_causal_attention': np.tile(is_prefix.astype(np.int32), (batch_size, 1))}
+    skipped = inputs_length
+  tokens = _random_tokens(model, batch_size, skipped + targets_length)
+  weights = np.tile(np.arange(skipped + targets_length) >= skipped, (batch_size, 1))
+  return batch | {
+    'decoder_input_tokens': tokens,
+    'decoder_target_tokens': tokens,
+    'decoder_loss_weights': weights.astype(np.int32),
   }
+
+
+def _random_tokens(model, batch_size, length):
+  import numpy as np
+
+  return np.random.default_rng(0).integers(2, model.vocab_size, (batch_size, length), np.int32)
 
 
 def _compile(function, *arguments):

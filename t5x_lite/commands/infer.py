@@ -82,18 +82,25 @@ def infer(
     raise errors.UserError("CHECKPOINT='all' is for `t5x-lite eval`: give 'latest' or a step")
   opened = runs.open_run(model_dir, checkpoint, dtype=dtype)
   lengths = task_feature_lengths or opened.task_feature_lengths
+  if 'inputs' not in lengths:
+    raise errors.UserError(
+      f'the run was trained on {opened.mixture_or_task_name!r} without inputs: say how long they may '
+      "be, --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 64, 'targets': 64}\""
+    )
   vocabulary = opened.load_vocabulary()
   interactive = False
   if mixture_or_task_name is not None:
     name = opened.find_task(mixture_or_task_name)
     config = evaluator.EvaluationConfig(name, lengths, split, batch_size, num_examples)
-    questions = answers.from_task(config)
+    questions = answers.from_task(config, opened.config.has_encoder)
   else:
     lines = itertools.islice(answers.read_lines(input_file or '-'), num_examples)
     interactive = input_file in (None, '-') and sys.stdin.isatty()
     if interactive:
       lines = filter(str.strip, lines)  # Someone only pressed Return.
-    questions = answers.from_lines(lines, vocabulary, lengths['inputs'])
+    # A model that knows no inputs goes on with the line as if it were the start of a text.
+    add_eos = 'inputs' in opened.task_feature_lengths
+    questions = answers.from_lines(lines, vocabulary, lengths['inputs'], add_eos)
 
   model = opened.model(mesh)
   sharding.check_batch_size(batch_size, model.mesh)

@@ -106,8 +106,15 @@ def train(
     'gin': configuration.operative_config(),
   }
   batches = data_batches.train_batches(
-    dataset, host_index=jax.process_index(), host_count=jax.process_count()
+    dataset,
+    has_encoder=model.has_encoder,
+    host_index=jax.process_index(),
+    host_count=jax.process_count(),
   )
+  lengths = dataset.task_feature_lengths
+  inputs_length, targets_length = lengths.get('inputs', 0), lengths['targets']
+  together = max if model.has_encoder else sum
+  model.check_length(together((inputs_length, targets_length)))
 
   # Where it starts from.
   checkpoints = checkpoint_manager(model_dir / 'checkpoints')
@@ -186,11 +193,10 @@ def train(
       def evaluate(state, step):
         return evaluator.flatten(task_evaluator.evaluate(state.params, step))
 
-    lengths = dataset.task_feature_lengths
     peak = flops.peak_flops(jax.devices()[0].device_kind, model.dtype)
     speed = throughput.Throughput(
       flops_per_step=flops.train_step_flops(
-        model, dataset.batch_size, lengths['inputs'], lengths['targets']
+        model, dataset.batch_size, inputs_length, targets_length
       ),
       total_peak_flops=peak and peak * jax.device_count(),
     )

@@ -8,7 +8,9 @@
 
 Batch features are numpy int32 arrays under seqio's names: `encoder_input_tokens` [batch, inputs_length],
 `decoder_input_tokens`, `decoder_target_tokens`, `decoder_loss_weights` [batch, targets_length], and when packed
-`{encoder,decoder}_{segment_ids,positions}`. 0 is padding.
+`{encoder,decoder}_{segment_ids,positions}`. 0 is padding. For a model without an encoder, inputs and targets are one
+sequence: the decoder's features have the length of both, only targets have a loss weight, and `decoder_causal_attention`
+marks the inputs. Examples of targets alone have a weight for each token.
 """
 
 import dataclasses
@@ -37,7 +39,8 @@ class DatasetConfig:
 
   Attributes:
     mixture_or_task_name: a registered seqio task or mixture.
-    task_feature_lengths: length of each task feature, EOS included; what is longer is trimmed.
+    task_feature_lengths: length of each task feature, EOS included; what is longer is trimmed. A model without an
+      encoder may leave 'inputs' out where the task does not require them.
     split: 'train', 'validation', ...
     batch_size: examples (rows, when packed) in a batch, over all hosts.
     shuffle: whether training examples are shuffled; evaluation never is.
@@ -80,12 +83,13 @@ def output_features(mixture_or_task_name: str) -> Mapping[str, seqio.Feature]:
 
 
 def train_batches(
-  config: DatasetConfig, *, host_index: int = 0, host_count: int = 1
+  config: DatasetConfig, *, has_encoder: bool = True, host_index: int = 0, host_count: int = 1
 ) -> 'BatchIterator':
   """Batches without end: epoch after epoch, shuffled and corrupted anew in each.
 
   Args:
     config: what to read; `batch_size` is divided over the hosts.
+    has_encoder: whether the model has one, see `T5Config.has_encoder`.
     host_index: this host, which reads its own share of the examples.
     host_count: number of hosts.
 
@@ -95,12 +99,14 @@ def train_batches(
   Raises:
     UserError: if the task, split or a feature length does not exist, or the batch does not divide.
   """
-  _check(config, host_count)
-  return BatchIterator(config, host_index=host_index, host_count=host_count)
+  _check(config, has_encoder, host_count)
+  return BatchIterator(
+    config, has_encoder=has_encoder, host_index=host_index, host_count=host_count
+  )
 
 
 def eval_batches(
-  config: DatasetConfig, *, host_index: int = 0, host_count: int = 1
+  config: DatasetConfig, *, has_encoder: bool = True, host_index: int = 0, host_count: int = 1
 ) -> Iterator[Batch]:
   """Each example of a split once, in a fixed order and with fixed random preprocessing.
 
@@ -108,6 +114,7 @@ def eval_batches(
 
   Args:
     config: what to read; `shuffle` is not used.
+    has_encoder: whether the model has one.
     host_index: this host.
     host_count: number of hosts.
 
@@ -117,9 +124,9 @@ def eval_batches(
   Raises:
     UserError: as `train_batches`.
   """
-  _check(config, host_count)
+  _check(config, has_encoder, host_count)
   rows_per_host = config.batch_size // host_count
-  dataset = _examples(config, shuffle=False, seed=config.seed or 0, num_epochs=1)
+  dataset = _examples(config, has_encoder, shuffle=False, seed=config.seed or 0, num_epochs=1)
   iterator = _ClosedAtExit(dataset.batch(config.batch_size))
 
   def batches():
@@ -134,11 +141,27 @@ def eval_batches(
   return batches()
 
 
+def feature_converter(has_encoder: bool, *, pack: bool) -> seqio.FeatureConverter:
+  """What lays out the examples of a task for a model with or without an encoder."""
+  converter = seqio.EncDecFeatureConverter if has_encoder else seqio.DecoderFeatureConverter
+  return converter(pack=pack, use_custom_packing_ops=False)
+
+
+def inputs_of(batch: Batch, inputs_length: int) -> np.ndarray:
+  """The inputs alone, int32 [batch, inputs_length], of a batch that was not packed."""
+  if 'encoder_input_tokens' in batch:
+    return batch['encoder_input_tokens']
+  # Position i reads token i - 1, and the last position that is marked reads the last input.
+  is_input = batch['decoder_causal_attention'][:, 1 : inputs_length + 1]
+  return batch['decoder_target_tokens'][:, :inputs_length] * is_input
+
+
 class BatchIterator:
   """Iterator of training batches whose position can be saved and found again, exactly."""
 
-  def __init__(self, config: DatasetConfig, *, host_index: int, host_count: int):
+  def __init__(self, config: DatasetConfig, *, has_encoder: bool, host_index: int, host_count: int):
     self._config = config
+    self._has_encoder = has_encoder
     self._host_index = host_index
     self._host_count = host_count
     # Drawn here and kept with the position: resuming needs the seed that the run began with.
@@ -148,6 +171,7 @@ class BatchIterator:
     self._seed = seed
     dataset = _examples(
       self._config,
+      self._has_encoder,
       shuffle=self._config.shuffle,
       seed=seed,
       num_epochs=None,
@@ -245,7 +269,7 @@ class _ClosedAtExit:
       tf.train.Checkpoint(**self._held).read(path).assert_consumed()
 
 
-def _check(config, host_count):
+def _check(config, has_encoder, host_count):
   """Refuses a configuration that seqio would fail on later, or in other words."""
   task = get_mixture_or_task(config.mixture_or_task_name)
   try:
@@ -260,8 +284,20 @@ def _check(config, host_count):
       f'{config.mixture_or_task_name!r} has no split {config.split!r}, only '
       f'{", ".join(map(repr, splits))}'
     )
-  for name in task.output_features:
-    if name not in config.task_feature_lengths:
+  if 'inputs' not in task.output_features and (
+    has_encoder or 'inputs' in config.task_feature_lengths
+  ):
+    raise errors.UserError(
+      f'{config.mixture_or_task_name!r} has features {sorted(task.output_features)}, '
+      + (
+        "but a model with an encoder needs 'inputs': train a language model on it"
+        if has_encoder
+        else "but TASK_FEATURE_LENGTHS has a length for 'inputs': leave that out"
+      )
+    )
+  for name, feature in task.output_features.items():
+    may_lack = not has_encoder and name == 'inputs' and not feature.required
+    if name not in config.task_feature_lengths and not may_lack:
       raise errors.UserError(
         f'{config.mixture_or_task_name!r} has features {sorted(task.output_features)}, but lengths are given for '
         f'{sorted(config.task_feature_lengths)}: add {name!r} to TASK_FEATURE_LENGTHS'
@@ -277,10 +313,12 @@ def _check(config, host_count):
       )
 
 
-def _examples(config, *, shuffle, seed, num_epochs, shard_info=None):
+def _examples(config, has_encoder, *, shuffle, seed, num_epochs, shard_info=None):
   """Dataset of single examples, converted to model features."""
   lengths = {
-    name: config.task_feature_lengths[name] for name in output_features(config.mixture_or_task_name)
+    name: config.task_feature_lengths[name]
+    for name in output_features(config.mixture_or_task_name)
+    if name in config.task_feature_lengths
   }
   # As seqio.get_dataset, except for one argument: rows that seqio caches in memory would be saved with every
   # position, and would come in the order of the first epoch in all the others.
@@ -299,5 +337,14 @@ def _examples(config, *, shuffle, seed, num_epochs, shard_info=None):
     lambda example: {name: example[name] for name in lengths if name in example},
     num_parallel_calls=tf.data.AUTOTUNE,
   )
-  converter = seqio.EncDecFeatureConverter(pack=config.pack, use_custom_packing_ops=False)
+  if missing := sorted(lengths.keys() - dataset.element_spec.keys()):
+    raise errors.UserError(
+      f'the examples of {config.mixture_or_task_name!r} have no {", ".join(missing)}'
+      + (
+        ', which a model with an encoder needs'
+        if has_encoder
+        else ': leave that out of TASK_FEATURE_LENGTHS'
+      )
+    )
+  converter = feature_converter(has_encoder, pack=config.pack)
   return converter(dataset, task_feature_lengths=lengths)

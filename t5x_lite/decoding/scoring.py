@@ -9,9 +9,9 @@ def log_probs(model, params, batch, num_chunks=16):
   """Returns float32 [batch]: the summed log-probability of each row's targets, in nats.
 
   Args:
-    model: `T5` module.
+    model: from `models.architectures.create`.
     params: its parameters.
-    batch: dict of features, see `T5.hidden`. Positions of loss weight 0 do not count.
+    batch: dict of features, see its `hidden`. Positions of loss weight 0 do not count.
     num_chunks: see `losses.LossConfig`.
   """
   variables = {'params': params}

@@ -63,22 +63,27 @@ def _decoded_lines(file, name):
         ) from None
 
 
-def from_lines(lines: Iterable[str], vocabulary, inputs_length: int) -> Iterator[Question]:
-  """Tokenizes lines, appends EOS and cuts what is too long; says in the end how many were cut.
+def from_lines(
+  lines: Iterable[str], vocabulary, inputs_length: int, add_eos: bool = True
+) -> Iterator[Question]:
+  """Tokenizes lines and cuts what is too long; says in the end how many were cut.
 
   Args:
     lines: one input each; an empty one is a question with an error.
     vocabulary: the run's `seqio.Vocabulary`.
     inputs_length: the most tokens, EOS included.
+    add_eos: whether inputs end in EOS; those that a model is to go on with do not.
   """
+  eos = [vocabulary.eos_id] if add_eos else []
+  most = inputs_length - len(eos)
   count = cut = 0
   for count, line in enumerate(lines, start=1):
     if not line.strip():
       yield Question({'inputs': line}, None, f'line {count} is empty')
       continue
     tokens = vocabulary.encode(line)
-    cut += len(tokens) >= inputs_length
-    yield Question({'inputs': line}, np.array([*tokens[: inputs_length - 1], vocabulary.eos_id]))
+    cut += len(tokens) > most
+    yield Question({'inputs': line}, np.array([*tokens[:most], *eos]))
   if cut:
     print(
       f'warning: {cut} of {count} lines were longer than {inputs_length} tokens and were cut',
@@ -86,9 +91,9 @@ def from_lines(lines: Iterable[str], vocabulary, inputs_length: int) -> Iterator
     )
 
 
-def from_task(config: evaluator.EvaluationConfig) -> Iterator[Question]:
+def from_task(config: evaluator.EvaluationConfig, has_encoder: bool) -> Iterator[Question]:
   """Yields the examples of a task, or of every task of a mixture in turn."""
-  for texts, tokens in evaluator.examples(config):
+  for texts, tokens in evaluator.examples(config, has_encoder):
     yield Question(texts, tokens)
 
 
@@ -118,12 +123,12 @@ def answer(
   def answer_chunks(chunks, num_rows):
     waiting = collections.deque()
 
-    def batches():
+    def inputs():
       for chunk in chunks:
         waiting.append(chunk)
-        yield {'encoder_input_tokens': _pad(chunk, (num_rows, lengths['inputs']))}
+        yield _pad(chunk, (num_rows, lengths['inputs']))
 
-    for decoded in model.predict(params, batches(), lengths['targets']):
+    for decoded in model.predict(params, inputs(), lengths['targets']):
       for question, tokens, score in zip(
         waiting.popleft(), decoded.tokens, decoded.scores, strict=False
       ):

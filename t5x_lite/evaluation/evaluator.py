@@ -95,11 +95,16 @@ class Evaluator:
     self._config = config
     self._model = model
     self._predictions_dir = predictions_dir if is_writer else None
-    batches = {name: _eval_batches(config, name) for name in _task_names(config)}
+    has_encoder = model.config.has_encoder
+    batches = {name: _eval_batches(config, name, has_encoder) for name in _task_names(config)}
     # Only now, since it would fail in other words on what `eval_batches` refuses.
-    self._seqio_evaluator = _seqio_evaluator(config)
+    self._seqio_evaluator = _seqio_evaluator(config, has_encoder)
     measured = {task.name: task for task in self._seqio_evaluator.eval_tasks}
-    self._predicted = {name: _PredictedTask(measured[name]) for name in batches if name in measured}
+    self._predicted = {
+      name: _PredictedTask(measured[name], config.task_feature_lengths)
+      for name in batches
+      if name in measured
+    }
     for name in self._predicted:
       # Metric functions see the examples in the order of this data set and no other.
       dataset = self._seqio_evaluator.cached_model_datasets[name]
@@ -157,8 +162,9 @@ class Evaluator:
     num_examples = len(self._seqio_evaluator.cached_task_datasets[name])
     outputs = _Outputs()
     if task.wants_predictions:
-      max_length = self._config.task_feature_lengths['targets']
-      decoded = list(self._model.predict(params, batches, max_length))
+      lengths = self._config.task_feature_lengths
+      inputs = (data_batches.inputs_of(batch, lengths['inputs']) for batch in batches)
+      decoded = list(self._model.predict(params, inputs, lengths['targets']))
       outputs.tokens = np.concatenate([each.tokens for each in decoded])[:num_examples]
       outputs.scores = np.concatenate([each.scores for each in decoded])[:num_examples]
     if task.wants_scores:
@@ -232,7 +238,7 @@ def atomic_file(path):
 class _PredictedTask:
   """What the metric functions of a task want from the model."""
 
-  def __init__(self, task):
+  def __init__(self, task, task_feature_lengths):
     from seqio.metrics import ModelOutputType
 
     self.output_features = task.output_features
@@ -241,6 +247,11 @@ class _PredictedTask:
     self.wants_predictions = bool(
       wanted & {ModelOutputType.PREDICTION, ModelOutputType.PREDICTION_WITH_AUX}
     )
+    if self.wants_predictions and 'inputs' not in task_feature_lengths:
+      raise errors.UserError(
+        f'a metric of {task.name!r} wants predictions, but there are no inputs to predict from: '
+        "give 'inputs' in TASK_FEATURE_LENGTHS, or evaluate on a task without metrics"
+      )
     if ModelOutputType.SCORE_WITH_INTERMEDIATES in wanted:
       raise errors.UserError(
         f'a metric of {task.name!r} wants scores with intermediate values, which are not '
@@ -258,7 +269,9 @@ class _Outputs:
   target_scores: np.ndarray | None = None
 
 
-def examples(config: EvaluationConfig) -> Iterator[tuple[dict[str, str], np.ndarray]]:
+def examples(
+  config: EvaluationConfig, has_encoder: bool
+) -> Iterator[tuple[dict[str, str], np.ndarray]]:
   """Yields (texts by feature, ids of 'inputs') of every example of a task, unshuffled.
 
   Raises:
@@ -268,8 +281,10 @@ def examples(config: EvaluationConfig) -> Iterator[tuple[dict[str, str], np.ndar
 
   num_examples = -1 if config.num_examples is None else config.num_examples
   for name in _task_names(config):
-    _eval_batches(config, name)  # For its checks.
+    _eval_batches(config, name, has_encoder)  # For its checks.
     task = seqio.get_mixture_or_task(name)
+    if 'inputs' not in task.output_features:
+      raise errors.UserError(f'{name!r} has no inputs to answer: give INPUT, a text file')
     dataset = task.get_dataset(
       sequence_length=dict(config.task_feature_lengths),
       split=config.split,
@@ -294,7 +309,7 @@ def _task_names(config):
   return sorted(task.name for task in with_split or tasks)
 
 
-def _eval_batches(config, name) -> Iterator[inference.Batch]:
+def _eval_batches(config, name, has_encoder) -> Iterator[inference.Batch]:
   """The batches of one task: what is wrong is found at once, the data is read later."""
   dataset = data_batches.DatasetConfig(
     mixture_or_task_name=name,
@@ -305,7 +320,8 @@ def _eval_batches(config, name) -> Iterator[inference.Batch]:
     seed=config.seed,
     use_cached=config.use_cached,
   )
-  return _first_rows(data_batches.eval_batches(dataset), config.num_examples, config.batch_size)
+  batches = data_batches.eval_batches(dataset, has_encoder=has_encoder)
+  return _first_rows(batches, config.num_examples, config.batch_size)
 
 
 def _first_rows(batches, num_rows, batch_size):
@@ -325,7 +341,7 @@ def _numpy_batches(dataset, batch_size) -> Iterator[inference.Batch]:
     yield inference.fill_up(batch, batch_size)
 
 
-def _seqio_evaluator(config):
+def _seqio_evaluator(config, has_encoder):
   import seqio
 
   verbosity = logging.get_verbosity()
@@ -334,7 +350,7 @@ def _seqio_evaluator(config):
     with sources.readable_errors():
       return seqio.Evaluator(
         config.mixture_or_task_name,
-        seqio.EncDecFeatureConverter(pack=False),
+        data_batches.feature_converter(has_encoder, pack=False),
         eval_split=config.split,
         use_cached=config.use_cached,
         seed=config.seed,

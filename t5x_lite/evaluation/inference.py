@@ -53,9 +53,7 @@ class Inference:
     @functools.cache
     def decoder(max_length):
       return jit(
-        lambda params, batch: sampling.greedy(
-          config, params, batch['encoder_input_tokens'], max_length=max_length
-        )
+        lambda params, inputs: sampling.greedy(config, params, inputs, max_length=max_length)
       )
 
     self._decoder = decoder
@@ -86,16 +84,15 @@ class Inference:
     return self._run(self._log_probs, params, batches)
 
   def predict(
-    self, params, batches: Iterable[Batch], max_length: int
+    self, params, inputs: Iterable[np.ndarray], max_length: int
   ) -> Iterator[sampling.Decoded]:
-    """Yields what is decoded greedily for each batch, as numpy arrays.
+    """Yields what is decoded greedily for each batch of inputs, as numpy arrays.
 
     Args:
       params: the parameters.
-      batches: only 'encoder_input_tokens' is used.
+      inputs: int32 [batch, inputs_length] each; 0 is padding.
       max_length: the most tokens to decode, EOS included.
     """
-    inputs = ({'encoder_input_tokens': batch['encoder_input_tokens']} for batch in batches)
     return self._run(self._decoder(max_length), params, inputs)
 
   def _run(self, function, params, batches):
@@ -116,7 +113,7 @@ class Inference:
     def put(x):
       return jax.make_array_from_callback(x.shape, rows, lambda index: x[index])
 
-    return {name: put(np.asarray(x)) for name, x in batch.items()}
+    return jax.tree.map(lambda x: put(np.asarray(x)), batch)
 
 
 def fill_up(batch: Batch, batch_size: int) -> dict[str, np.ndarray]:

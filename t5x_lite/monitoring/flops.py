@@ -66,45 +66,47 @@ def train_step_flops(config, batch_size: int, inputs_length: int, targets_length
   Args:
     config: a T5Config.
     batch_size: examples in a step.
-    inputs_length: tokens of an encoder input, padding counted.
-    targets_length: tokens of a decoder target, padding counted.
+    inputs_length: tokens of the inputs, padding counted; 0 where there are targets alone.
+    targets_length: tokens of the targets, padding counted.
   """
   return 3 * forward_flops(config, batch_size, inputs_length, targets_length)
 
 
 def forward_flops(config, batch_size: int, inputs_length: int, targets_length: int) -> float:
-  """FLOPs of encoding the inputs and scoring the targets; see `train_step_flops`."""
-  decoded_tokens = batch_size * targets_length
-  decoder = (
-    config.num_decoder_layers
-    * decoded_tokens
-    * (
-      _projections(config, 4)
-      + _attention(config, targets_length)
-      + _projections(config, 2)  # Query and output; keys and values are the encoder's.
-      + _attention(config, inputs_length)
-      + _mlp(config)
-    )
+  """FLOPs of encoding the inputs and scoring the targets; see `train_step_flops`.
+
+  A model without an encoder passes inputs and targets through its decoder, logits and all.
+  """
+  if not config.has_encoder:
+    length = inputs_length + targets_length
+    return batch_size * length * (_decoder_layers(config, length) + _logits(config))
+  decoded = (
+    batch_size
+    * targets_length
+    * (_decoder_layers(config, targets_length, inputs_length) + _logits(config))
   )
-  return (
-    encode_flops(config, batch_size, inputs_length) + decoder + decoded_tokens * _logits(config)
-  )
+  return encode_flops(config, batch_size, inputs_length) + decoded
 
 
 def encode_flops(config, batch_size: int, inputs_length: int) -> float:
-  """FLOPs of the encoder, and of the decoder's cross-attention keys and values, made once."""
+  """FLOPs of reading the inputs, before a token is decoded.
+
+  With an encoder they are its own, and those of the decoder's cross-attention keys and values, made
+  once. Without one they are those of the decoder's layers, for the start token too.
+  """
+  if not config.has_encoder:
+    length = inputs_length + 1
+    return batch_size * length * _decoder_layers(config, length)
   tokens = batch_size * inputs_length
-  encoder = (
-    config.num_encoder_layers
-    * tokens
-    * (_projections(config, 4) + _attention(config, inputs_length) + _mlp(config))
+  encoder = config.num_encoder_layers * (
+    _projections(config, 4) + _attention(config, inputs_length) + _mlp(config)
   )
-  return encoder + config.num_decoder_layers * tokens * _projections(config, 2)
+  return tokens * (encoder + config.num_decoder_layers * _projections(config, 2))
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeCost:
-  """What decoding costs: the encoder once, then each step.
+  """What decoding costs: the inputs once, then each step.
 
   Attributes:
     encode_flops: FLOPs before the first step.
@@ -139,25 +141,18 @@ def decode_cost(
     weight_bytes: size of a weight where it is read from memory; 4 for float32.
   """
   joined = config.num_heads * config.head_dim
-  step_flops = batch_size * (
-    config.num_decoder_layers
-    * (
-      _projections(config, 6)
-      + _attention(config, steps)
-      + _attention(config, inputs_length)
-      + _mlp(config)
-    )
-    + _logits(config)
-  )
-  # Two operations a weight and token.
-  weights = (
-    config.num_decoder_layers * (_projections(config, 6) + _mlp(config)) + _logits(config)
-  ) / 2
+  if config.has_encoder:
+    layers = _decoder_layers(config, steps, inputs_length)
+  else:
+    layers = _decoder_layers(config, inputs_length + steps)
+  # Two operations a weight and token; attention has no weights.
+  attention = config.num_decoder_layers * _attention(config, inputs_length + steps)
+  weights = (layers - attention + _logits(config)) / 2
   cached = 2 * config.num_decoder_layers * batch_size * (steps + inputs_length) * joined
   cache_bytes = {'float32': 4, 'bfloat16': 2, 'float16': 2}[str(config.dtype)]
   return DecodeCost(
     encode_flops=encode_flops(config, batch_size, inputs_length),
-    step_flops=step_flops,
+    step_flops=batch_size * (layers + _logits(config)),
     step_bytes=weights * weight_bytes + cached * cache_bytes,
     steps=steps,
   )
@@ -178,7 +173,16 @@ def mfu(
   return flops_per_step * steps_per_second / total_peak_flops
 
 
-# FLOPs of one token in one layer.
+# FLOPs of one token.
+
+
+def _decoder_layers(config, length: int, inputs_length: int | None = None) -> float:
+  """All decoder layers: attention to `length` positions and, with an encoder, to the inputs."""
+  layer = _projections(config, 4) + _attention(config, length) + _mlp(config)
+  if inputs_length is not None:
+    # Query and output; keys and values are the encoder's.
+    layer += _projections(config, 2) + _attention(config, inputs_length)
+  return config.num_decoder_layers * layer
 
 
 def _projections(config, count: int) -> float:

@@ -14,9 +14,9 @@ def loss_sums(model, params, batch, loss_config, dropout_key=None):
   """Returns the sums of `losses.chunked_cross_entropy` over a batch.
 
   Args:
-    model: `T5` module.
+    model: from `models.architectures.create`.
     params: its parameters.
-    batch: dict of features, see `T5.hidden`.
+    batch: dict of features, see its `hidden`.
     loss_config: `LossConfig`.
     dropout_key: random key; None for no dropout.
   """
@@ -96,7 +96,7 @@ def train_step(
   Args:
     state: `TrainState`.
     batch: dict of features.
-    model: `T5` module.
+    model: from `models.architectures.create`.
     optimizer: optax optimizer.
     loss_config: `LossConfig`.
     schedule: the learning rate as a function of the step, to report it.
@@ -146,7 +146,8 @@ def token_means(sums):
 
 def token_counts(batch):
   """Returns the number of tokens and the share of padding among all positions of a batch."""
-  features = (batch['encoder_input_tokens'], batch['decoder_target_tokens'])
+  names = ('encoder_input_tokens', 'decoder_target_tokens')
+  features = [batch[name] for name in names if name in batch]
   tokens = sum(jnp.sum(tokens > 0) for tokens in features).astype(jnp.float32)
   positions = sum(x.size for x in features)
   return {'tokens': tokens, 'padding_share': (positions - tokens) / positions}

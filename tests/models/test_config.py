@@ -20,6 +20,21 @@ from t5x_lite import errors
     ({'mlp_activations': ()}, 'mlp_activations is empty'),
     ({'relative_attention_num_buckets': 31}, 'num_buckets=31 must be even and at least 4'),
     ({'relative_attention_max_distance': 16}, 'max_distance=16 must exceed half of'),
+    (
+      {'architecture': 'decoder'},
+      "architecture holds 'decoder'; it may be encoder_decoder, shared",
+    ),
+    ({'architecture': 'language_model'}, 'num_encoder_layers=1, but .* no encoder: set it to 0'),
+    ({'num_encoder_layers': 0}, 'num_encoder_layers must be at least 1, not 0'),
+    (
+      {'architecture': 'shared_encoder_decoder', 'num_decoder_layers': 2},
+      'num_encoder_layers=1 and num_decoder_layers=2 must be equal',
+    ),
+    ({'position_scheme': 'alibi'}, "position_scheme holds 'alibi'; it may be relative_bias, "),
+    ({'position_scheme': 'learned'}, 'needs max_position_embeddings, .* it is None'),
+    ({'max_position_embeddings': 9}, "=9 is for position_scheme='learned', but .*'relative_bias'"),
+    ({'position_scheme': 'rotary', 'head_dim': 3}, 'turns pairs, but head_dim=3 is odd'),
+    ({'position_scheme': 'sinusoidal', 'emb_dim': 5}, 'emb_dim=5 is odd'),
   ],
 )
 def test_a_bad_value_is_refused_in_one_line_that_names_it(changes, message):

@@ -1,10 +1,13 @@
-"""Relative position buckets and the bias read from them."""
+"""Relative position buckets, the bias read from them, and the formulas of the other schemes."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
+from t5x_lite import errors
 from t5x_lite.models import positions
 
 # Distance at which each bucket of one direction begins: the whole tables of T5.
@@ -94,3 +97,73 @@ def test_bias_at_a_traced_position_is_that_row_of_the_whole(table, bidirectional
   for i in range(9):
     row, whole = row_and_whole(i)
     np.testing.assert_array_equal(row, whole[:, :, i : i + 1])
+
+
+def test_rotary_turns_pairs_as_complex_numbers_do():
+  """Su et al. 2021, equation 13: pair i at position m is multiplied by exp(1j * m * theta_i)."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, 5, 3, 8)).astype(np.float32)
+  position = np.array([[0, 1, 2, 0, 1], [7, 8, 9, 10, 500]])
+  theta = 10000.0 ** (-2 * np.arange(4) / 8)
+  numbers = x[..., 0::2] + 1j * x[..., 1::2].astype(np.float64)
+  turned = numbers * np.exp(1j * position[:, :, None, None] * theta)
+  rotated = positions.rotate(x, positions.rotation(jnp.asarray(position), 8))
+  np.testing.assert_allclose(rotated[..., 0::2], turned.real, atol=1e-4)
+  np.testing.assert_allclose(rotated[..., 1::2], turned.imag, atol=1e-4)
+  near = position < 20
+  np.testing.assert_allclose(rotated[near][..., 0::2], turned[near].real, atol=3e-6)
+
+
+def test_rotary_products_depend_on_the_difference_of_positions_alone():
+  rng = np.random.default_rng(0)
+  query, key = rng.normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
+
+  def product(query_position, key_position):
+    turned = [
+      positions.rotate(x, positions.rotation(jnp.array([[position]]), 8))
+      for x, position in ((query, query_position), (key, key_position))
+    ]
+    return float(jnp.sum(turned[0] * turned[1]))
+
+  assert product(3, 1) == pytest.approx(product(12, 10), abs=1e-5)
+  assert product(0, 0) == pytest.approx(float(np.sum(query * key)), abs=1e-6)
+  assert abs(product(3, 1) - product(1, 3)) > 1e-2
+
+
+def test_sinusoids_follow_the_formula():
+  """Vaswani et al. 2017, section 3.5, feature by feature."""
+  position = np.array([[0, 1, 2, 40]])
+  expected = np.zeros((1, 4, 6))
+  for column, place in enumerate(position[0]):
+    for i in range(3):
+      expected[0, column, 2 * i] = np.sin(place / 10000 ** (2 * i / 6))
+      expected[0, column, 2 * i + 1] = np.cos(place / 10000 ** (2 * i / 6))
+  np.testing.assert_allclose(positions.sinusoids(jnp.asarray(position), 6), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('scheme', ['sinusoidal', 'learned'])
+def test_absolute_positions_are_added_to_the_tokens(scheme):
+  config = tiny.config(
+    position_scheme=scheme, max_position_embeddings=5 if scheme == 'learned' else None
+  )
+  stack = positions.StackPositions(config, bidirectional=True)
+  x = jnp.ones((1, 4, 8))
+  variables = nn.unbox(stack.init(jax.random.key(0), x))
+  position = jnp.array([[0, 1, 0, 1]])
+  placed, placement = stack.apply(variables, x, position)
+  if scheme == 'learned':
+    table = variables['params']['position_embedder']['embedding']
+    assert table.shape == (5, 8)
+  else:
+    table = positions.sinusoids(jnp.arange(2)[None], 8)[0]
+  np.testing.assert_allclose(placed - x, table[position], atol=1e-6)
+  assert placement.bias is None and placement.rotation is None
+
+
+def test_more_positions_than_were_learned_are_refused():
+  config = tiny.config(position_scheme='learned', max_position_embeddings=5)
+  stack = positions.StackPositions(config, bidirectional=True)
+  with pytest.raises(
+    errors.UserError, match='6 positions are more than .*max_position_embeddings=5'
+  ):
+    stack.init(jax.random.key(0), jnp.ones((1, 6, 8)))
