@@ -57,3 +57,16 @@ seqio.TaskRegistry.add(
   metric_fns=[metrics.accuracy],
   shuffle_buffer_size=50,
 )
+
+seqio.TaskRegistry.add(
+  'byte_language_modeling',
+  source=sources.JsonLinesDataSource(FILES, ['text']),
+  preprocessors=[
+    review_as_targets,
+    seqio.preprocessors.tokenize,
+    seqio.preprocessors.append_eos_after_trim,
+  ],
+  output_features={'targets': FEATURES['targets']},
+  metric_fns=[],
+  shuffle_buffer_size=50,
+)
