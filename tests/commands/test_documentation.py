@@ -31,6 +31,9 @@ def folder(review_files, tmp_path_factory):
     shutil.copy(review_files / name, folder)
   (folder / 'my_task.py').write_text(blocks('README.md', 'python')[0], encoding='utf-8')
   (folder / 'my_text.py').write_text(blocks('docs/training.md', 'python')[0], encoding='utf-8')
+  (folder / 'my_bytes.py').write_text(
+    blocks('docs/architectures.md', 'python')[0], encoding='utf-8'
+  )
   (folder / 'my_run.gin').write_text(blocks('docs/training.md', 'gin')[0], encoding='utf-8')
   run(
     folder,
@@ -98,7 +101,17 @@ def test_the_commands_of_the_page_on_checkpoints_run(folder):
   assert (folder / 'my_run_from_t5x' / 'checkpoints' / '1000000').exists()
 
 
-@pytest.mark.parametrize('page', ['README.md', 'docs/training.md', 'docs/checkpoints.md'])
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_architectures_run(folder):
+  printed = [run(folder, script) for script in scripts('docs/architectures.md')]
+  assert 'my_reviews/accuracy' in printed[0] and '"inputs": "review: a joy to watch"' in printed[0]
+  assert '"inputs": "a joy to", "prediction": ' in printed[1]
+  assert (folder / 'my_rotary_model' / 'checkpoints' / '4').exists()
+
+
+@pytest.mark.parametrize(
+  'page', ['README.md', 'docs/training.md', 'docs/checkpoints.md', 'docs/architectures.md']
+)
 def test_links_and_gin_files_that_a_page_names_exist(page):
   text = (ROOT / page).read_text(encoding='utf-8')
   for link in re.findall(r'\]\((?!https?:)([^)#]+)\)', text):

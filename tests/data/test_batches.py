@@ -268,3 +268,71 @@ def test_a_process_that_leaves_its_batches_unread_ends_and_prints_nothing_else(t
     timeout=120,
   )
   assert (result.returncode, result.stdout, result.stderr) == (0, '200\n', '')
+
+
+def test_without_an_encoder_inputs_and_targets_are_one_sequence_with_weights_for_targets():
+  config = _config(split='validation')
+  [first, *_] = batches.eval_batches(config, has_encoder=False)
+  [apart, *_] = batches.eval_batches(config)
+  assert {x.shape for x in first.values()} == {(4, 64)}
+  np.testing.assert_array_equal(batches.inputs_of(first, 48), apart['encoder_input_tokens'])
+  np.testing.assert_array_equal(batches.inputs_of(apart, 48), apart['encoder_input_tokens'])
+  for row in range(4):
+    targets = apart['decoder_target_tokens'][row]
+    inputs = apart['encoder_input_tokens'][row]
+    whole = [*inputs[inputs > 0], *targets[targets > 0]]
+    np.testing.assert_array_equal(first['decoder_target_tokens'][row][: len(whole)], whole)
+    weighted = first['decoder_loss_weights'][row] > 0
+    np.testing.assert_array_equal(first['decoder_target_tokens'][row][weighted], whole[-5:])
+    assert first['decoder_causal_attention'][row].sum() == len(whole) - 5 + 1
+
+
+@pytest.mark.parametrize('pack', [False, True])
+def test_batches_of_a_model_without_an_encoder_go_on_from_a_saved_position(pack):
+  config = _config('batches_lines', pack=pack)
+  iterator = batches.train_batches(config, has_encoder=False)
+  _take(iterator, 3)
+  state = iterator.get_state()
+  followed = _take(iterator, 10)
+  fresh = batches.train_batches(config, has_encoder=False)
+  fresh.set_state(state)
+  assert _equal(_take(fresh, 10), followed)
+  assert ('decoder_positions' in followed[0]) == pack
+  assert {x.shape for x in followed[0].values()} == {(4, 64)}
+
+
+@pytest.fixture
+def text_task():
+  seqio.TaskRegistry.add(
+    'batches_texts',
+    source=sources.RowsDataSource(
+      lambda split: {'targets': _rows(split)['inputs']}, ['train', 'validation']
+    ),
+    preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos_after_trim],
+    output_features={
+      'inputs': seqio.Feature(_FEATURE.vocabulary, required=False),
+      'targets': _FEATURE,
+    },
+  )
+  yield 'batches_texts'
+  seqio.TaskRegistry.remove('batches_texts')
+
+
+def test_a_language_model_may_have_targets_alone_and_learns_all_of_them(text_task):
+  config = _config(text_task, task_feature_lengths={'targets': 32}, pack=True)
+  batch = next(batches.train_batches(config, has_encoder=False))
+  assert 'decoder_causal_attention' not in batch
+  assert batch['decoder_target_tokens'].shape == (4, 32)
+  np.testing.assert_array_equal(batch['decoder_loss_weights'], batch['decoder_target_tokens'] != 0)
+
+
+@pytest.mark.parametrize(
+  'has_encoder, complaint',
+  [
+    (True, 'have no inputs, which a model with an encoder needs'),
+    (False, 'have no inputs: leave that out of TASK_FEATURE_LENGTHS'),
+  ],
+)
+def test_examples_that_lack_their_inputs_are_told(text_task, has_encoder, complaint):
+  with pytest.raises(errors.UserError, match=complaint):
+    batches.train_batches(_config(text_task), has_encoder=has_encoder)

@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from t5x_lite import sharding
 from t5x_lite.decoding import sampling, scoring
-from t5x_lite.models import encoder_decoder, stacking
+from t5x_lite.models import architectures, stacking
 from t5x_lite.models.config import T5Config
 
 TINY = tiny.config(num_heads=4, num_encoder_layers=2, num_decoder_layers=2)
@@ -35,7 +35,7 @@ def random_params(config, seed=0):
   """Parameters that are no model's, but let some rows end early."""
   tokens = np.ones((1, 2), np.int32)
   features = ('encoder_input_tokens', 'decoder_input_tokens', 'decoder_target_tokens')
-  init = functools.partial(encoder_decoder.T5(config).init, jax.random.key(0))
+  init = functools.partial(architectures.create(config).init, jax.random.key(0))
   shapes = nn.meta.unbox(jax.eval_shape(init, dict.fromkeys(features, tokens))['params'])
   rng = np.random.default_rng(seed)
   return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.5, x.shape), jnp.float32), shapes)
@@ -48,7 +48,7 @@ def greedy(config, params, inputs, max_length):
 
 def greedy_without_cache(config, params, inputs, max_length):
   """Greedy decoding that runs the whole decoder anew for every token."""
-  model = encoder_decoder.T5(config)
+  model = architectures.create(config)
   tokens = np.zeros((len(inputs), max_length), np.int32)
   scores = np.zeros(len(inputs))
   finished = (inputs == 0).all(axis=1)
@@ -96,7 +96,7 @@ def test_scores_of_given_targets_repeat_those_of_t5x(golden):
     'decoder_target_tokens': targets,
     'decoder_loss_weights': (targets > 0).astype(np.int32),
   }
-  model = encoder_decoder.T5(dataclasses.replace(config, scan_layers=False))
+  model = architectures.create(dataclasses.replace(config, scan_layers=False))
   scores = jax.jit(functools.partial(scoring.log_probs, model, num_chunks=3))(params, batch)
   np.testing.assert_allclose(scores, expected['score']['sequence_scores'], rtol=1e-5)
 
@@ -111,6 +111,37 @@ def test_decoding_with_and_without_the_cache_agrees(scan_layers, tied):
   np.testing.assert_allclose(decoded.scores, scores, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize('architecture', ['language_model', 'prefix_language_model'])
+def test_a_language_model_decodes_each_row_as_if_alone_and_without_the_cache(architecture):
+  config = dataclasses.replace(
+    TINY, architecture=architecture, num_encoder_layers=0, position_scheme='rotary'
+  )
+  params = random_params(config)
+  model = architectures.create(config)
+  together = greedy(config, params, INPUTS[:4], 6)
+
+  @jax.jit
+  def log_probs(batch):
+    return jax.nn.log_softmax(model.apply({'params': params}, batch))
+
+  for row in (0, 1, 2):
+    inputs = INPUTS[row][INPUTS[row] > 0].tolist()
+    whole, score = list(inputs), 0.0
+    while len(whole) < len(inputs) + 6 and (whole == inputs or whole[-1] != sampling.EOS_ID):
+      batch = {name: np.zeros((1, 10), np.int32) for name in ('target_tokens', 'input_tokens')}
+      batch['target_tokens'][0, : len(whole) + 1] = 1
+      batch['input_tokens'][0, 1 : len(whole) + 1] = whole
+      batch = {f'decoder_{name}': x for name, x in batch.items()}
+      batch['decoder_causal_attention'] = (np.arange(10) <= len(inputs)).astype(np.int32)[None]
+      now = np.asarray(log_probs(batch))[0, len(whole)]
+      whole.append(int(now.argmax()))
+      score += now.max()
+    decoded = whole[len(inputs) :]
+    np.testing.assert_array_equal(together.tokens[row, : len(decoded)], decoded)
+    np.testing.assert_allclose(together.scores[row], score, rtol=1e-5)
+  assert not np.any(together.tokens[3])
+
+
 def test_score_of_what_was_decoded_is_its_score(golden):
   config, params, expected = golden
   config = dataclasses.replace(config, scan_layers=False)
@@ -123,7 +154,7 @@ def test_score_of_what_was_decoded_is_its_score(golden):
     'decoder_target_tokens': tokens,
     'decoder_loss_weights': (tokens > 0).astype(np.int32),
   }
-  score = jax.jit(functools.partial(scoring.log_probs, encoder_decoder.T5(config)))
+  score = jax.jit(functools.partial(scoring.log_probs, architectures.create(config)))
   scores = score(params, batch)
   np.testing.assert_allclose(decoded.scores, scores, rtol=1e-5)
 

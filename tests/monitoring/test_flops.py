@@ -1,5 +1,7 @@
 """FLOPs of T5, against counts by hand and by XLA."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -80,6 +82,34 @@ def test_a_decoding_step_moves_each_weight_and_cached_value_once():
   assert flops.decode_cost(ODD, batch, inputs, steps).step_bytes == 4 * (weights + cached)
   halved = flops.decode_cost(ODD, batch, inputs, steps, weight_bytes=2)
   assert halved.step_bytes == 2 * weights + 4 * cached
+
+
+LANGUAGE_MODEL = dataclasses.replace(ODD, architecture='language_model', num_encoder_layers=0)
+
+
+def test_a_language_model_counts_inputs_and_targets_in_one_stack_without_cross_attention():
+  batch, inputs, targets = 13, 17, 19
+  length = inputs + targets
+  layer = 4 * 3 * 35 + 2 * length * 35 + 3 * 3 * 11
+  expected = 2 * batch * length * (3 * layer + 3 * 31)
+  assert flops.forward_flops(LANGUAGE_MODEL, batch, inputs, targets) == expected
+  assert flops.train_step_flops(LANGUAGE_MODEL, batch, 0, length) == 3 * expected
+
+  cost = flops.decode_cost(LANGUAGE_MODEL, batch, inputs, targets)
+  read = inputs + 1  # With the start token.
+  prefill_layer = 4 * 3 * 35 + 2 * read * 35 + 3 * 3 * 11
+  assert cost.encode_flops == 2 * batch * read * 3 * prefill_layer
+  assert cost.step_flops == 2 * batch * (3 * layer + 3 * 31)
+  weights = 3 * (4 * 3 * 35 + 3 * 3 * 11) + 3 * 31
+  assert cost.step_bytes == 4 * (weights + 3 * 2 * batch * length * 35)
+
+
+def test_sharing_parameters_saves_no_flops_and_position_schemes_cost_none():
+  same = dataclasses.replace(ODD, num_encoder_layers=3)
+  shared = dataclasses.replace(same, architecture='shared_encoder_decoder')
+  per_layer = dataclasses.replace(same, position_scheme='relative_bias_per_layer')
+  for config in (shared, per_layer):
+    assert flops.forward_flops(config, 13, 17, 19) == flops.forward_flops(same, 13, 17, 19)
 
 
 @pytest.mark.parametrize(
