@@ -185,16 +185,28 @@ def test_bfloat16_parameters_are_cast_once_without_changing_anything(monkeypatch
   np.testing.assert_array_equal(once.scores, each_step.scores)
 
 
-@pytest.mark.parametrize('ici', [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
-def test_decoding_on_eight_devices_agrees_with_one(ici):
+PREFIX_LM = dataclasses.replace(
+  TINY,
+  architecture='prefix_language_model',
+  num_encoder_layers=0,
+  position_scheme='learned',
+  max_position_embeddings=16,
+)
+
+
+@pytest.mark.parametrize(
+  'config, ici',
+  [(TINY, (8, 1, 1)), (TINY, (1, 8, 1)), (TINY, (2, 2, 2)), (PREFIX_LM, (2, 2, 2))],
+)
+def test_decoding_on_eight_devices_agrees_with_one(config, ici):
   if jax.device_count() < 8:
     pytest.skip('needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8')
-  params = random_params(TINY)
-  alone = greedy(TINY, params, INPUTS, 12)
+  params = random_params(config)
+  alone = greedy(config, params, INPUTS, 12)
   mesh_config = sharding.MeshConfig(ici=ici)
   mesh = sharding.make_mesh(mesh_config)
   with sharding.activate(mesh, mesh_config.rules):
     inputs = jax.device_put(INPUTS, sharding.batch_sharding(mesh))
-    together = greedy(TINY, params, inputs, 12)
+    together = greedy(config, params, inputs, 12)
   np.testing.assert_array_equal(alone.tokens, together.tokens)
   np.testing.assert_allclose(alone.scores, together.scores, rtol=1e-5)
