@@ -10,7 +10,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from t5x_lite.checkpoints import folders, foreign, layout, manager
-from t5x_lite.models import encoder_decoder
+from t5x_lite.models import architectures
 from t5x_lite.models.config import T5Config
 from t5x_lite.training import state as training_state
 
@@ -39,7 +39,7 @@ def write_run(
     UserError: the weights are of another model, or something cannot be read or written.
   """
   model = dataclasses.replace(model, scan_layers=False, dtype='float32')
-  shapes = layout.flatten(training_state.param_shapes(encoder_decoder.T5(model)))
+  shapes = layout.flatten(training_state.param_shapes(architectures.create(model)))
   weights.plan({name: leaf.shape for name, leaf in shapes.items()})
   metadata = {
     'model': dataclasses.asdict(model),

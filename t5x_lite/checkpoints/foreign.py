@@ -165,10 +165,12 @@ def model_of(shapes: Mapping[str, tuple[int, ...]]) -> T5Config:
     UserError: these are not the parameters of a T5.
   """
   gated = 'encoder/layers_0/mlp/wi_0/kernel' in shapes
+  per_layer = 'encoder/layers_0/relpos_bias/rel_embedding' in shapes
+  layer = 'layers_0/' if per_layer else ''
   needed = {
     'token_embedder/embedding': 2,
-    'encoder/relpos_bias/rel_embedding': 2,
-    'decoder/relpos_bias/rel_embedding': 2,
+    f'encoder/{layer}relpos_bias/rel_embedding': 2,
+    f'decoder/{layer}relpos_bias/rel_embedding': 2,
     'encoder/layers_0/attention/query/kernel': 2,
     'decoder/layers_0/self_attention/query/kernel': 2,
     f'encoder/layers_0/mlp/{"wi_0" if gated else "wi"}/kernel': 2,
@@ -194,6 +196,7 @@ def model_of(shapes: Mapping[str, tuple[int, ...]]) -> T5Config:
     mlp_activations=('gelu', 'linear') if gated else ('relu',),
     logits_via_embedding='decoder/logits_dense/kernel' not in shapes,
     relative_attention_num_buckets=bias[1],
+    position_scheme='relative_bias_per_layer' if per_layer else 'relative_bias',
   )
 
 

@@ -33,12 +33,13 @@ SHARD_BYTES = 1024**3
 # Our name, their name, and whether the one is the transpose of the other. {i} is the layer.
 _SHARED = (
   ('token_embedder/embedding', 'shared.weight', False),
-  ('encoder/relpos_bias/rel_embedding', 'encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight', True),
   ('encoder/encoder_norm/scale', 'encoder.final_layer_norm.weight', False),
-  ('decoder/relpos_bias/rel_embedding', 'decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight', True),
   ('decoder/decoder_norm/scale', 'decoder.final_layer_norm.weight', False),
 )  # fmt: skip
 _OUTPUT = ('decoder/logits_dense/kernel', 'lm_head.weight', True)
+# The relative position table of a stack, and of each layer where these have their own.
+_STACK_TABLE = ('{stack}/relpos_bias/rel_embedding', '{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight', True)  # fmt: skip
+_LAYER_TABLE = ('{stack}/layers_{i}/relpos_bias/rel_embedding', '{stack}.block.{i}.layer.0.SelfAttention.relative_attention_bias.weight', True)  # fmt: skip
 _ENCODER_LAYER = (
   ('encoder/layers_{i}/pre_attention_layer_norm/scale', 'encoder.block.{i}.layer.0.layer_norm.weight', False),
   ('encoder/layers_{i}/attention/query/kernel', 'encoder.block.{i}.layer.0.SelfAttention.q.weight', True),
@@ -72,9 +73,16 @@ _ACTIVATIONS = {
   'gated-gelu': ('gelu', 'linear'),  # By which they mean the approximation by tanh.
   'gated-silu': ('silu', 'linear'),
 }
-# What all of their T5 models have.
-_THEIRS = {'architecture': 'encoder_decoder', 'position_scheme': 'relative_bias'}
-_MODEL_TYPES = ('t5', 'mt5')
+# Their types of model; 't5' is also what mT5 is written as.
+_POSITION_SCHEMES = {
+  't5': 'relative_bias',
+  'mt5': 'relative_bias',
+  'umt5': 'relative_bias_per_layer',
+}
+_MODEL_CLASSES = {
+  'relative_bias': ('t5', 'T5ForConditionalGeneration'),
+  'relative_bias_per_layer': ('umt5', 'UMT5ForConditionalGeneration'),
+}
 _BYTE_TOKENIZER = 'ByT5Tokenizer'
 _NUM_BYTE_SENTINELS = 125  # ByT5 rounds its 259 ids up to 384.
 # Second names that old files have for one array, and an array that no model has used.
@@ -89,15 +97,23 @@ def names(config: T5Config) -> dict[str, tuple[str, bool]]:
     table.append(_OUTPUT)
   gates = ['wi'] if len(config.mlp_activations) == 1 else ['wi_0', 'wi_1']
   stacks = (
-    (_ENCODER_LAYER, config.num_encoder_layers),
-    (_DECODER_LAYER, config.num_decoder_layers),
+    ('encoder', _ENCODER_LAYER, config.num_encoder_layers),
+    ('decoder', _DECODER_LAYER, config.num_decoder_layers),
   )
-  for rows, num_layers in stacks:
+  per_layer = config.position_scheme == 'relative_bias_per_layer'
+  for stack, rows, num_layers in stacks:
+    if not per_layer:
+      table.append(_named(_STACK_TABLE, stack=stack))
     for i in range(num_layers):
-      for ours, theirs, transposed in rows:
-        for wi in gates if '{wi}' in ours else ('',):
-          table.append((ours.format(i=i, wi=wi), theirs.format(i=i, wi=wi), transposed))
+      for row in [*rows, _LAYER_TABLE] if per_layer else rows:
+        for wi in gates if '{wi}' in row[0] else ('',):
+          table.append(_named(row, stack=stack, i=i, wi=wi))
   return {ours: (theirs, transposed) for ours, theirs, transposed in table}
+
+
+def _named(row, **parts):
+  ours, theirs, transposed = row
+  return ours.format(**parts), theirs.format(**parts), transposed
 
 
 def is_folder(path) -> bool:
@@ -236,10 +252,10 @@ def _read_json(file) -> dict[str, Any]:
 def _model_config(file, *, output_is_there: bool) -> T5Config:
   """Their configuration as ours."""
   settings = _read_json(file)
-  if (model_type := settings.get('model_type')) not in _MODEL_TYPES:
+  if (model_type := settings.get('model_type')) not in _POSITION_SCHEMES:
     raise errors.UserError(
       f'{file} is of a model of type {model_type!r}; those that can be read are '
-      f'{", ".join(_MODEL_TYPES)}'
+      f'{", ".join(_POSITION_SCHEMES)}'
     )
   required = ('vocab_size', 'd_model', 'num_heads', 'd_kv', 'd_ff', 'num_layers')
   if missing := [name for name in required if not isinstance(settings.get(name), int)]:
@@ -269,6 +285,7 @@ def _model_config(file, *, output_is_there: bool) -> T5Config:
     logits_via_embedding=bool(tied),
     relative_attention_num_buckets=settings.get('relative_attention_num_buckets', 32),
     relative_attention_max_distance=settings.get('relative_attention_max_distance', 128),
+    position_scheme=_POSITION_SCHEMES[model_type],
   )
 
 
@@ -349,12 +366,13 @@ _TOKEN_IDS = ('pad_token_id', 'eos_token_id', 'decoder_start_token_id')
 
 def _settings(model: T5Config, dtype: str) -> dict[str, Any]:
   """Our configuration as theirs."""
-  for name, theirs in _THEIRS.items():
-    if (ours := getattr(model, name)) != theirs:
-      raise errors.UserError(
-        f'transformers have no T5 with {name}={ours!r}, only with {theirs!r}: the model cannot be '
-        'written for them'
-      )
+  if model.architecture != 'encoder_decoder' or model.position_scheme not in _MODEL_CLASSES:
+    raise errors.UserError(
+      f'transformers have no T5 with architecture={model.architecture!r} and position_scheme='
+      f"{model.position_scheme!r}; they have 'encoder_decoder' with "
+      f'{" or ".join(map(repr, _MODEL_CLASSES))}'
+    )
+  model_type, model_class = _MODEL_CLASSES[model.position_scheme]
   activations = {ours: theirs for theirs, ours in _ACTIVATIONS.items()}
   if model.mlp_activations not in activations:
     raise errors.UserError(
@@ -362,8 +380,8 @@ def _settings(model: T5Config, dtype: str) -> dict[str, Any]:
       f'{", ".join(map(str, activations))}'
     )
   return {
-    'architectures': ['T5ForConditionalGeneration'],
-    'model_type': 't5',
+    'architectures': [model_class],
+    'model_type': model_type,
     'vocab_size': model.vocab_size,
     'd_model': model.emb_dim,
     'd_kv': model.head_dim,

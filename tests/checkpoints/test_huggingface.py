@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import jax
@@ -16,6 +17,7 @@ from t5x_lite.data import vocabulary
 from t5x_lite.models import encoder_decoder
 from t5x_lite.training import state as training_state
 
+UMT5 = pathlib.Path(__file__).parents[1] / 'golden' / 'umt5'  # See make.py there.
 VARIANTS = ('t5_1_0', 't5_1_1')
 
 
@@ -54,6 +56,30 @@ def test_the_logits_are_those_of_hugging_face(shared_data, name, scan_layers):
   log_probs = np.asarray(jax.nn.log_softmax(logits[counted]))
   loss = -np.mean(log_probs[np.arange(counted.sum()), batch['decoder_target_tokens'][counted]])
   np.testing.assert_allclose(loss, expected['loss'], rtol=1e-6)
+
+
+def test_the_logits_of_a_umt5_are_those_of_hugging_face(tmp_path):
+  weights = huggingface.open_folder(UMT5)
+  assert weights.model.position_scheme == 'relative_bias_per_layer'
+  model, params = restore(weights, scan_layers=True)
+  with np.load(UMT5 / 'expected.npz') as expected:
+    inputs, targets, logits = (expected[name] for name in ('inputs', 'targets', 'logits'))
+  batch = {
+    'encoder_input_tokens': inputs.astype(np.int32),
+    'decoder_input_tokens': np.pad(targets, ((0, 0), (1, 0)))[:, :-1].astype(np.int32),
+    'decoder_target_tokens': targets.astype(np.int32),
+  }
+  with jax.default_matmul_precision('highest'):
+    ours = jax.jit(model.apply)({'params': params}, batch)
+  np.testing.assert_allclose(ours, logits, rtol=0, atol=2e-5)
+  huggingface.write_folder(weights, tmp_path / 'again')
+  theirs = safetensors.numpy.load_file(UMT5 / huggingface.WEIGHTS)
+  written = safetensors.numpy.load_file(tmp_path / 'again' / huggingface.WEIGHTS)
+  assert written.keys() == theirs.keys()
+  for name, array in theirs.items():
+    np.testing.assert_array_equal(written[name], array, strict=True)
+  settings = json.loads((tmp_path / 'again' / huggingface.CONFIG).read_text())
+  assert settings['architectures'] == ['UMT5ForConditionalGeneration']
 
 
 def test_every_array_of_the_table_is_read_and_none_is_left_over(shared_data):
