@@ -229,14 +229,20 @@ class _SafeTensors:
 def _open(file) -> _SafeTensors | pytorch.Arrays:
   if file.suffix != '.safetensors':
     return pytorch.Arrays(file)
+
+  def read(name):
+    # Opened for each anew: of a file that stays open, all that was read stays mapped to memory.
+    with safetensors.safe_open(file, 'numpy') as arrays:
+      return arrays.get_tensor(name)
+
   try:
-    arrays = safetensors.safe_open(file, 'numpy')
+    with safetensors.safe_open(file, 'numpy') as arrays:
+      shapes = {name: tuple(arrays.get_slice(name).get_shape()) for name in arrays.keys()}
   except (safetensors.SafetensorError, OSError) as error:
     raise errors.UserError(
       f'{file} is damaged or cut short ({error}): download it again'
     ) from error
-  shapes = {name: tuple(arrays.get_slice(name).get_shape()) for name in arrays.keys()}
-  return _SafeTensors(shapes, arrays.get_tensor)
+  return _SafeTensors(shapes, read)
 
 
 def _read_json(file) -> dict[str, Any]:
