@@ -157,6 +157,7 @@ def test_packed_examples_do_not_see_each_other_and_count_positions_anew(architec
     np.testing.assert_allclose(together[0, here], alone[row, :length], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'architecture, scheme',
   [
