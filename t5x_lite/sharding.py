@@ -234,7 +234,10 @@ def report(state):
     axes = ', '.join(_axis_name(axis) for axis in _padded(x.sharding.spec, x.ndim))
     shape = ' x '.join(map(str, x.shape))
     rows.append(('/'.join(names(path)), shape, axes, f'{_bytes_per_device(x):,}'))
-  for label, tree in (('all parameters', state.params), ('optimizer state', state.opt_state)):
+  totals = [('all parameters', state.params), ('optimizer state', state.opt_state)]
+  if state.trainable is not None:
+    totals.insert(1, ('trainable parameters', state.split_params()[0]))
+  for label, tree in totals:
     rows.append((label, f'{_count(tree):,}', '', f'{_bytes_per_device(tree):,}'))
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = []
@@ -249,10 +252,18 @@ def summary(state):
   params, opt_state = (_bytes_per_device(tree) / 2**20 for tree in (state.params, state.opt_state))
   mesh = jax.tree.leaves(state.params)[0].sharding.mesh
   axes = ', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())
+  trainable = ''
+  if state.trainable is not None:
+    trainable = f', {_count(state.split_params()[0]):,} of them trainable,'
   return (
-    f'{_count(state.params):,} parameters on a mesh of {axes}; per device '
+    f'{_count(state.params):,} parameters{trainable} on a mesh of {axes}; per device '
     f'{params:,.1f} MiB of parameters and {opt_state:,.1f} MiB of optimizer state'
   )
+
+
+def trainable_share(state):
+  """Returns the share of the parameters that are trained."""
+  return _count(state.split_params()[0]) / _count(state.params)
 
 
 def _count(tree):

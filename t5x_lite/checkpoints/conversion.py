@@ -17,8 +17,8 @@ from t5x_lite.training import state as training_state
 GIN_FILE = 'model.gin'
 # Those that T5 was pre-trained with; nothing in the weights depends on them.
 _TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 114}
-# What a run decides, whatever the model; gin_configs/models/t5_1_1.gin makes macros of them.
-_OF_THE_RUN = ('dropout_rate', 'dtype', 'scan_layers', 'remat_policy')
+# What a run decides, whatever the model; most are macros in gin_configs/models/t5_1_1.gin.
+_OF_THE_RUN = ('dropout_rate', 'dtype', 'scan_layers', 'remat_policy', 'adapter')
 
 
 def write_run(

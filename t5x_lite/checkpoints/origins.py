@@ -8,9 +8,11 @@ import numpy as np
 from etils import epath
 
 from t5x_lite import errors
-from t5x_lite.checkpoints import foreign, huggingface, layout, mesh_tensorflow, t5x
+from t5x_lite.checkpoints import bases, foreign, huggingface, layout, mesh_tensorflow, t5x
 from t5x_lite.checkpoints import manager as checkpoint_manager
+from t5x_lite.models import selection
 from t5x_lite.models.config import T5Config
+from t5x_lite.training import state as training_state
 
 # Two models whose parameters have equal shapes compute different things if one of these differs.
 _SHAPELESS = (
@@ -23,10 +25,17 @@ _SHAPELESS = (
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """One checkpoint of ours, with the attributes and methods of `foreign.Weights`."""
+  """One checkpoint of ours, with the attributes and methods of `foreign.Weights`.
+
+  Attributes:
+    manager: of its folder.
+    step: its step.
+    base: where the parameters come from that the checkpoint does not hold; None if it holds all.
+  """
 
   manager: checkpoint_manager.CheckpointManager
   step: int
+  base: 'Checkpoint | foreign.Weights | None' = None
 
   @property
   def path(self) -> str:
@@ -61,8 +70,8 @@ class Checkpoint:
   def model(self) -> T5Config:
     """The model it is of."""
     try:
-      return T5Config(**self.said('model'))
-    except TypeError as error:
+      return T5Config.from_dict(self.said('model'))
+    except (TypeError, KeyError) as error:
       raise errors.UserError(
         f'the model of checkpoint {self.path} has another form ({error}): was it written by '
         'another version of t5x-lite?'
@@ -76,7 +85,8 @@ class Checkpoint:
   @property
   def shapes(self) -> dict[str, tuple[int, ...]]:
     """Of each array, by its name with the layers apart; those of one stack follow each other."""
-    return {name: origin.shape for name, origin in self._apart.items()}
+    own = {name: origin.shape for name, origin in self._apart.items()}
+    return own if self.base is None else {**self.base.shapes, **own}
 
   def read(self, name: str) -> np.ndarray:
     """Returns one of these arrays, in the dtype it was saved in.
@@ -84,6 +94,8 @@ class Checkpoint:
     The stack that the last one was a layer of is kept, so that each is read once if they are taken
     in the order of `shapes`.
     """
+    if self.base is not None and name not in self._apart:
+      return self.base.read(name)
     origin = self._apart[name]
     (saved_name,) = origin.names
     if self._last.get('name') != saved_name:
@@ -107,30 +119,96 @@ class Checkpoint:
 
   def restore_params(self, abstract_params):
     """Returns the parameters, see `CheckpointManager.restore_params`."""
-    return self.manager.restore_params(self.step, abstract_params)
+    if self.base is None:
+      return self.manager.restore_params(self.step, abstract_params)
+    own_names = _names_in(self._apart, abstract_params)
+    own, _ = selection.split(abstract_params, own_names)
+    # All that the base has, or should have, so that it tells of what is missing.
+    _, of_base = selection.split(abstract_params, own_names - names_in(self.base, abstract_params))
+    return selection.join(
+      self.base.restore_params(of_base), self.manager.restore_params(self.step, own)
+    )
 
   def restore_state(self, abstract_state):
     """Returns the whole train state, see `CheckpointManager.restore`."""
-    return self.manager.restore(self.step, abstract_state)
+    if self.base is None:
+      return self.manager.restore(self.step, abstract_state)
+    kept = self.manager.restore(self.step, training_state.without_frozen(abstract_state))
+    return kept.replace(params=self.restore_params(abstract_state.params))
 
 
-def open_origin(path) -> Checkpoint | foreign.Weights:
+def names_in(origin, params) -> set[str]:
+  """Returns the names of those parameters that an origin has, whatever its form of layers.
+
+  Args:
+    origin: `Checkpoint` or `foreign.Weights`.
+    params: nested dict of arrays or of shapes.
+  """
+  return _names_in(origin.shapes, params)
+
+
+def _names_in(names_apart, params):
+  shapes = {name: tuple(leaf.shape) for name, leaf in layout.flatten(params).items()}
+  apart = layout.apart(shapes)
+  return {origin.names[0] for name, origin in apart.items() if name in names_apart}
+
+
+def open_step(manager, step: int, base_path=None) -> Checkpoint:
+  """Opens one checkpoint of ours and, where it does not hold all parameters, its base.
+
+  Args:
+    manager: of its folder.
+    step: its step.
+    base_path: where the base is, if not where it was.
+
+  Raises:
+    UserError: the base is not there, or is another one; or `base_path` is of no use.
+  """
+  checkpoint = Checkpoint(manager, step)
+  recorded = checkpoint.metadata.get('base')
+  if recorded is None:
+    if base_path is not None:
+      raise errors.UserError(
+        f'BASE_CHECKPOINT_PATH={base_path}: {checkpoint.path} holds all parameters and has no base'
+      )
+    return checkpoint
+  try:
+    base = open_origin(base_path or recorded['path'])
+  except errors.UserError as error:
+    raise errors.UserError(
+      f'{checkpoint.path} holds the trained parameters alone; those of its base: {error}; if it '
+      'has moved, give BASE_CHECKPOINT_PATH (convert: --base)'
+    ) from error
+  bases.check(base, recorded, checkpoint.path)
+  return dataclasses.replace(checkpoint, base=base)
+
+
+def open_origin(path, base_path=None) -> Checkpoint | foreign.Weights:
   """Opens what a path leads to, whatever its format; no parameter is made yet.
 
   Args:
     path: a run's folder, for its latest checkpoint, or one of its checkpoints/STEP; a folder of
       Hugging Face's; a checkpoint of T5X or Mesh-TensorFlow, or a folder of some, for the newest.
+    base_path: see `open_step`.
 
   Raises:
     UserError: there is nothing that can be read.
   """
   place = epath.Path(path).expanduser()
+  if weights := _open_foreign(place):
+    if base_path is not None:
+      raise errors.UserError(f'BASE_CHECKPOINT_PATH={base_path}: {place} has no base')
+    return weights
+  return open_step(*checkpoint_manager.open_checkpoint(place), base_path)
+
+
+def _open_foreign(place) -> foreign.Weights | None:
   if huggingface.is_folder(place):
     return huggingface.open_folder(place)
   for each in (mesh_tensorflow, t5x):
     if each.is_checkpoint(place):
       return each.open_checkpoint(place)
-  return Checkpoint(*checkpoint_manager.open_checkpoint(place))
+  return None
 
 
 def check_model(origin: Checkpoint | foreign.Weights, model: T5Config):
@@ -149,3 +227,15 @@ def check_model(origin: Checkpoint | foreign.Weights, model: T5Config):
         f'{origin.path} is of a model with {name}={theirs!r}, but this run has T5Config.{name}='
         f'{ours!r}: use the configuration of the model it is of'
       )
+  # An adapter that is there already goes on as it is; dropout computes nothing.
+  theirs, ours = (_without_dropout(config.adapter) for config in (saved, model))
+  if theirs not in (None, ours):
+    raise errors.UserError(
+      f'{origin.path} is of a model with adapter={theirs!r}, but this run has T5Config.adapter='
+      f'{ours!r}: use that adapter, or start from the model that `t5x-lite convert` merges'
+    )
+
+
+def _without_dropout(adapter):
+  has_dropout = hasattr(adapter, 'dropout_rate')
+  return dataclasses.replace(adapter, dropout_rate=0.0) if has_dropout else adapter

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from t5x_lite import errors
-from t5x_lite.checkpoints import foreign, layout
+from t5x_lite.checkpoints import foreign, layout, origins
+from t5x_lite.models import adapters, selection
+from t5x_lite.training import state as training_state
 
 # The axis that the vocabulary has in a parameter.
 _VOCABULARY_AXES = {'token_embedder/embedding': 0, 'decoder/logits_dense/kernel': 1}
@@ -84,6 +86,41 @@ def step_to_go_on_from(origin, train_steps: int) -> int:
       f'TRAIN_STEPS={train_steps} leaves nothing to do: raise it, or restore the parameters alone'
     )
   return origin.step
+
+
+def begin(config: WarmStart, origin, module, optimizer, abstract, seed: int):
+  """Makes the state that a new run begins with.
+
+  Args:
+    config: what to take from the checkpoint.
+    origin: an `origins.Checkpoint` or `foreign.Weights`, or None for new parameters.
+    module: Flax module of the model.
+    optimizer: optax optimizer.
+    abstract: from `training.state.abstract_state`.
+    seed: of what is new.
+
+  Returns:
+    (TrainState, lines that say what came from where).
+
+  Raises:
+    UserError: something does not fit, or a rule of `assignment_map` has no effect.
+  """
+  if origin is not None and config.restore_optimizer_state:
+    said = f'going on from step {origin.step} of {origin.path} with its optimizer state'
+    return origin.restore_state(abstract), [said]
+  params, new, said = {}, abstract.params, []
+  if origin is not None:
+    there, new = adapters.split_new(abstract.params, origins.names_in(origin, abstract.params))
+
+    def create(names):
+      return training_state.create_some_params(module, there, names, seed)
+
+    params, said = restore_params(config, origin, there, create)
+    said = [f'starting from the parameters of {origin.path}', *said]
+  if new:
+    params = selection.join(params, training_state.create_params(module, new, seed))
+    params = adapters.initialize(module.config.adapter, params, seed)
+  return training_state.create(optimizer, params, abstract), said
 
 
 def restore_params(

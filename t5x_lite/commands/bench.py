@@ -50,6 +50,7 @@ def train(
   batch_size: int = 8,
   steps: int = 5,
   num_microbatches: int = 1,
+  trainable_parameters: str = '.*',
 ):
   """Times the train step on one batch of random tokens without padding.
 
@@ -63,6 +64,7 @@ def train(
     task_feature_lengths: {'inputs': tokens, 'targets': tokens}.
     steps: steps timed, after one that is not.
     num_microbatches: parts of a batch whose gradients are accumulated.
+    trainable_parameters: regular expression for the names of the parameters that are trained.
 
   Returns:
     dict of figures, seconds and bytes.
@@ -87,7 +89,9 @@ def train(
   batch_sharding = sharding.batch_sharding(devices)
   batch = jax.device_put(_random_batch(model, batch_size, lengths), batch_sharding)
   with sharding.activate(devices, mesh.rules):
-    abstract = training_state.abstract_state(module, transformation, devices, mesh.rules)
+    abstract = training_state.abstract_state(
+      module, transformation, devices, mesh.rules, trainable_parameters
+    )
     params = training_state.create_params(module, abstract.params, seed=0)
     state = training_state.create(transformation, params, abstract)
     step = training_step.jit_train_step(
@@ -109,7 +113,8 @@ def train(
       jax.block_until_ready((state, metrics))
       times.append(time.perf_counter() - start)
   inputs_length, targets_length = lengths.get('inputs', 0), lengths['targets']
-  work = flops.train_step_flops(model, batch_size, inputs_length, targets_length)
+  trained_share = sharding.trainable_share(abstract)
+  work = flops.train_step_flops(model, batch_size, inputs_length, targets_length, trained_share)
   seconds = _median(times[1:])
   return {
     'parameters': sum(x.size for x in jax.tree.leaves(state.params)),

@@ -28,13 +28,18 @@ def add_arguments(parser):
     metavar='FILE',
     help='SentencePiece model of the weights, where SOURCE does not hold it',
   )
+  parser.add_argument(
+    '--base',
+    metavar='PATH',
+    help='the base of a run that keeps its trained parameters alone, if it has moved',
+  )
 
 
 def run(args):
   """Writes the folder and says how it is used."""
   from t5x_lite.checkpoints import origins
 
-  origin = origins.open_origin(args.source)
+  origin = origins.open_origin(args.source, args.base)
   if isinstance(origin, origins.Checkpoint):
     _to_huggingface(origin, args)
   else:
@@ -43,7 +48,7 @@ def run(args):
 
 def _to_huggingface(checkpoint, args):
   from t5x_lite import errors
-  from t5x_lite.checkpoints import huggingface
+  from t5x_lite.checkpoints import huggingface, merging
   from t5x_lite.data import vocabulary as vocabularies
 
   if args.vocabulary is not None:
@@ -54,7 +59,8 @@ def _to_huggingface(checkpoint, args):
   if checkpoint.vocabulary is not None:
     vocabulary = vocabularies.load(checkpoint.folder / 'vocabulary')
     tokenizer = huggingface.tokenizer_files(vocabulary)
-  huggingface.write_folder(checkpoint, args.output, dtype=args.dtype, tokenizer=tokenizer)
+  weights = checkpoint if checkpoint.model.adapter is None else merging.merged(checkpoint)
+  huggingface.write_folder(weights, args.output, dtype=args.dtype, tokenizer=tokenizer)
   print(f'{args.output}: {checkpoint.path} for transformers, in {args.dtype}')
   print(f'transformers.T5ForConditionalGeneration.from_pretrained({args.output!r})')
   if tokenizer:

@@ -38,6 +38,7 @@ def evaluate(
   batch_size: int = 128,
   num_examples: int | None = None,
   dtype: str | None = None,
+  base_checkpoint_path: str | None = None,
   use_cached: bool = False,
 ):
   """Evaluates checkpoints and prints a table of them.
@@ -54,6 +55,7 @@ def evaluate(
     batch_size: examples at a time, over all devices.
     num_examples: the most examples of each task, or None for all.
     dtype: of the activations, or None for the run's own.
+    base_checkpoint_path: where the base of checkpoints without it is now, or None.
     use_cached: read the task from seqio's cache.
   """
   import sys
@@ -66,7 +68,7 @@ def evaluate(
   from t5x_lite.evaluation import runs
   from t5x_lite.monitoring import metrics as monitoring
 
-  opened = runs.open_run(model_dir, checkpoint, dtype=dtype)
+  opened = runs.open_run(model_dir, checkpoint, dtype=dtype, base_path=base_checkpoint_path)
   name = opened.find_task(mixture_or_task_name)
   is_writer = jax.process_index() == 0
   model = opened.model(mesh)

@@ -46,6 +46,7 @@ def infer(
   task_feature_lengths: Mapping[str, int] | None = None,
   batch_size: int = 64,
   dtype: str | None = None,
+  base_checkpoint_path: str | None = None,
 ):
   """Predicts greedily and writes JSON lines.
 
@@ -62,6 +63,7 @@ def infer(
     task_feature_lengths: most tokens of 'inputs' and 'targets'; None for those of the run.
     batch_size: inputs at a time, over all devices.
     dtype: of the activations, or None for the run's own.
+    base_checkpoint_path: where the base of checkpoints without it is now, or None.
   """
   import itertools
   import os
@@ -80,7 +82,7 @@ def infer(
     )
   if checkpoint == 'all':
     raise errors.UserError("CHECKPOINT='all' is for `t5x-lite eval`: give 'latest' or a step")
-  opened = runs.open_run(model_dir, checkpoint, dtype=dtype)
+  opened = runs.open_run(model_dir, checkpoint, dtype=dtype, base_path=base_checkpoint_path)
   lengths = task_feature_lengths or opened.task_feature_lengths
   if 'inputs' not in lengths:
     raise errors.UserError(

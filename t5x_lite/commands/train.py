@@ -45,6 +45,9 @@ def train(
   num_microbatches: int = 1,
   clip_global_norm: float | None = None,
   warm_start: 'WarmStart | None' = None,
+  trainable_parameters: str = '.*',
+  checkpoint_parameters: str = 'all',
+  base_checkpoint_path: str | None = None,
   user_modules: Sequence[str] = (),
 ):
   """Trains a model, from MODEL_DIR's latest checkpoint if there is one.
@@ -64,6 +67,10 @@ def train(
     num_microbatches: parts of a batch whose gradients are accumulated before the update.
     clip_global_norm: largest norm of the gradient, or None.
     warm_start: the checkpoint that a new run starts from, and what is taken from it; or None.
+    trainable_parameters: regular expression for the names of the parameters that are trained.
+    checkpoint_parameters: 'all', or 'trainable' to keep those alone, and of the others, which are
+      those of the checkpoint that the run starts from, the path and the hash.
+    base_checkpoint_path: where the base is, if that of a checkpoint without it has moved.
     user_modules: the user's modules that register tasks, kept for evaluation and inference.
   """
   import dataclasses
@@ -73,12 +80,12 @@ def train(
 
   import t5x_lite.tasks  # noqa: F401 - registers them
   from t5x_lite import configuration, errors, sharding
-  from t5x_lite.checkpoints import origins
+  from t5x_lite.checkpoints import bases, origins
   from t5x_lite.checkpoints import warm_start as warm_starts
   from t5x_lite.data import batches as data_batches
   from t5x_lite.data import vocabulary as data_vocabulary
   from t5x_lite.evaluation import evaluator, inference
-  from t5x_lite.models import architectures
+  from t5x_lite.models import adapters, architectures
   from t5x_lite.monitoring import flops, metrics, progress, throughput
   from t5x_lite.training import loop as training_loop
   from t5x_lite.training import prefetch, schedules
@@ -95,6 +102,11 @@ def train(
   sharding.check_batch_size(dataset.batch_size, device_mesh, num_microbatches)
   if clip_global_norm is not None and clip_global_norm <= 0:
     raise errors.UserError(f'train.clip_global_norm={clip_global_norm} must be positive, or None')
+  if checkpoint_parameters not in ('all', 'trainable'):
+    raise errors.UserError(
+      f"CHECKPOINT_PARAMETERS={checkpoint_parameters!r} may be 'all' or 'trainable'"
+    )
+  adapters.check_packing(model.adapter, dataset.pack)
   vocabulary = data_batches.output_features(dataset.mixture_or_task_name)['targets'].vocabulary
   data_vocabulary.check_fits(vocabulary, model.vocab_size)
   metadata = {
@@ -104,6 +116,8 @@ def train(
     'task_feature_lengths': dict(dataset.task_feature_lengths),
     'modules': list(user_modules),
     'gin': configuration.operative_config(),
+    'trainable_parameters': trainable_parameters,
+    'checkpoint_parameters': checkpoint_parameters,
   }
   batches = data_batches.train_batches(
     dataset,
@@ -114,7 +128,7 @@ def train(
   lengths = dataset.task_feature_lengths
   inputs_length, targets_length = lengths.get('inputs', 0), lengths['targets']
   together = max if model.has_encoder else sum
-  model.check_length(together((inputs_length, targets_length)))
+  model.check_length(together((model.prompt_length + inputs_length, targets_length)))
 
   # Where it starts from.
   checkpoints = checkpoint_manager(model_dir / 'checkpoints')
@@ -122,15 +136,22 @@ def train(
   resumed_step = checkpoints.latest_step()
   first_step, origin = resumed_step or 0, None
   if resumed_step is not None:
-    origin = origins.Checkpoint(checkpoints, resumed_step)
+    origin = origins.open_step(checkpoints, resumed_step, base_checkpoint_path)
+    bases.check_resumed(origin.path, origin.metadata, metadata)
     metadata['early_stopping'] = origin.metadata.get('early_stopping')
   elif warm_start.path is not None:
-    origin = origins.open_origin(warm_start.path)
+    origin = origins.open_origin(warm_start.path, base_checkpoint_path)
     if warm_start.restore_optimizer_state:
       first_step = warm_starts.step_to_go_on_from(origin, loop.train_steps)
+  elif base_checkpoint_path is not None:
+    raise errors.UserError(
+      f'BASE_CHECKPOINT_PATH={base_checkpoint_path} is for INITIAL_CHECKPOINT_PATH, which is None'
+    )
   if origin is not None:
     origins.check_model(origin, model)
-    if origin.vocabulary is not None and (resumed_step or not warm_start.grow_vocabulary):
+    if origin.vocabulary is not None and (
+      resumed_step is not None or not warm_start.grow_vocabulary
+    ):
       data_vocabulary.check_same(
         origin.vocabulary,
         metadata['vocabulary'],
@@ -152,26 +173,21 @@ def train(
     ) as device_batches,
     progress.Progress(loop.train_steps, first_step) as display,
   ):
-    abstract = training_state.abstract_state(module, transformation, device_mesh, mesh.rules)
+    abstract = training_state.abstract_state(
+      module, transformation, device_mesh, mesh.rules, trainable_parameters
+    )
+    keeps_all = checkpoint_parameters == 'all'
     if resumed_step is not None:
-      state = checkpoints.restore(resumed_step, abstract)
+      state = origin.restore_state(abstract)
+      metadata['base'] = origin.metadata.get('base')
       device_batches.set_state(checkpoints.batches_state(resumed_step))
       display.message(f'resuming {model_dir} at step {resumed_step}')
-    elif origin is None:
-      params = training_state.create_params(module, abstract.params, seed)
-      state = training_state.create(transformation, params, abstract)
-    elif warm_start.restore_optimizer_state:
-      state = origin.restore_state(abstract)
-      display.message(f'going on from step {first_step} of {origin.path} with its optimizer state')
     else:
-
-      def new_params(names):
-        return training_state.create_some_params(module, names, device_mesh, seed)
-
-      params, said = warm_starts.restore_params(warm_start, origin, abstract.params, new_params)
-      for line in (f'starting from the parameters of {origin.path}', *said):
+      if not keeps_all:
+        metadata['base'] = bases.describe(origin, warm_start, abstract.split_params()[1])
+      state, said = warm_starts.begin(warm_start, origin, module, transformation, abstract, seed)
+      for line in said:
         display.message(line)
-      state = training_state.create(transformation, params, abstract)
 
     # What the run leaves behind besides its checkpoints.
     is_writer = jax.process_index() == 0
@@ -196,7 +212,11 @@ def train(
     peak = flops.peak_flops(jax.devices()[0].device_kind, model.dtype)
     speed = throughput.Throughput(
       flops_per_step=flops.train_step_flops(
-        model, dataset.batch_size, inputs_length, targets_length
+        model,
+        dataset.batch_size,
+        inputs_length,
+        targets_length,
+        sharding.trainable_share(abstract),
       ),
       total_peak_flops=peak and peak * jax.device_count(),
     )
@@ -221,5 +241,6 @@ def train(
         metadata=metadata,
         evaluate=evaluate,
         report=training_loop.Report(writer, display, speed),
+        keep=None if keeps_all else training_state.without_frozen,
       )
     display.message(f'{reason} at step {int(state.step)}; the run is in {model_dir}')

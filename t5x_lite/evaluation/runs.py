@@ -33,7 +33,7 @@ class Run:
     task_feature_lengths: the lengths it was trained with.
     fingerprint: of its vocabulary, see `data.vocabulary.fingerprint`; None if it is not known.
     modules: the user's modules that registered its tasks.
-    checkpoints: the `CheckpointManager`.
+    newest: the last of the checkpoints.
   """
 
   folder: epath.Path
@@ -43,7 +43,7 @@ class Run:
   task_feature_lengths: Mapping[str, int]
   fingerprint: Mapping[str, Any] | None
   modules: Sequence[str]
-  checkpoints: checkpoint_manager.CheckpointManager
+  newest: origins.Checkpoint
 
   def load_vocabulary(self):
     """Returns the `seqio.Vocabulary` that the run keeps in its folder."""
@@ -91,10 +91,12 @@ class Run:
     abstract = training_state.abstract_params(
       architectures.create(self.config), model.mesh, model.rules
     )
-    return self.checkpoints.restore_params(step, abstract)
+    return dataclasses.replace(self.newest, step=step).restore_params(abstract)
 
 
-def open_run(model_dir, checkpoint: str | int = 'latest', *, dtype: str | None = None) -> Run:
+def open_run(
+  model_dir, checkpoint: str | int = 'latest', *, dtype: str | None = None, base_path=None
+) -> Run:
   """Opens a run's folder; no parameters are read yet.
 
   The layers are unrolled, however they were trained, since decoding wants them so.
@@ -103,6 +105,7 @@ def open_run(model_dir, checkpoint: str | int = 'latest', *, dtype: str | None =
     model_dir: the run's folder, or one of its checkpoints/STEP folders.
     checkpoint: 'latest', 'all', or a step.
     dtype: of the activations, instead of the one the model was trained in.
+    base_path: where the base is, if checkpoints of the trained parameters alone had another path.
 
   Raises:
     UserError: there is no such checkpoint, or it does not say what it is of.
@@ -119,7 +122,7 @@ def open_run(model_dir, checkpoint: str | int = 'latest', *, dtype: str | None =
       f"CHECKPOINT={checkpoint!r} may be 'latest', 'all' or a step, of which there are "
       + ', '.join(map(str, checkpoints.steps()))
     )
-  newest = origins.Checkpoint(checkpoints, steps[-1])
+  newest = origins.open_step(checkpoints, steps[-1], base_path)
   changes = {'scan_layers': False, 'remat_policy': 'none', 'dropout_rate': 0.0}
   if dtype is not None:
     changes['dtype'] = dtype
@@ -131,5 +134,5 @@ def open_run(model_dir, checkpoint: str | int = 'latest', *, dtype: str | None =
     task_feature_lengths=newest.said('task_feature_lengths'),
     fingerprint=newest.vocabulary,
     modules=newest.metadata.get('modules', ()),
-    checkpoints=checkpoints,
+    newest=newest,
   )

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.models import layers, positions
+from t5x_lite.models.config import Adapter
 
 # Large enough to vanish in the softmax, small enough that a row masked everywhere stays finite.
 MASKED_LOGIT = -1e10
@@ -98,6 +99,7 @@ class MultiHeadAttention(nn.Module):
     emb_dim: width of the input and of the output.
     dropout_rate: of the attention weights; one mask for all queries.
     dtype: of the computation.
+    adapter: of the model, or None.
   """
 
   num_heads: int
@@ -105,11 +107,13 @@ class MultiHeadAttention(nn.Module):
   emb_dim: int
   dropout_rate: float
   dtype: Any
+  adapter: Adapter | None = None
 
   def setup(self):
-    def projection(init):
-      joined = self.num_heads * self.head_dim
-      return layers.Dense(joined, ('embed', 'joined_kv'), init, self.dtype)
+    joined = self.num_heads * self.head_dim
+
+    def projection(init, features=joined, axes=('embed', 'joined_kv')):
+      return layers.Dense(features, axes, init, self.dtype, self.adapter)
 
     def query_init(*args):
       return layers.FAN_IN_NORMAL(*args) / self.head_dim**0.5
@@ -117,7 +121,7 @@ class MultiHeadAttention(nn.Module):
     self.query = projection(query_init)
     self.key = projection(layers.FAN_IN_NORMAL)
     self.value = projection(layers.FAN_IN_NORMAL)
-    self.out = layers.Dense(self.emb_dim, ('joined_kv', 'embed'), layers.FAN_IN_NORMAL, self.dtype)
+    self.out = projection(layers.FAN_IN_NORMAL, self.emb_dim, ('joined_kv', 'embed'))
     self.dropout = layers.Dropout(self.dropout_rate)
 
   def _split_heads(self, x):
@@ -194,4 +198,5 @@ def of(config):
     emb_dim=config.emb_dim,
     dropout_rate=config.dropout_rate,
     dtype=config.dtype,
+    adapter=config.adapter,
   )

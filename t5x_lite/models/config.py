@@ -1,7 +1,9 @@
 """The shape and numerics of one T5 model."""
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from t5x_lite import errors
 
@@ -22,6 +24,81 @@ POSITION_SCHEMES = (
 ACTIVATIONS = ('gelu', 'linear', 'relu', 'silu')
 REMAT_POLICIES = ('none', 'minimal', 'full')
 DTYPES = ('float32', 'bfloat16', 'float16')
+
+
+def _kind(name):
+  """The field that tells the adapters apart in a checkpoint's metadata."""
+  return dataclasses.field(default=name, init=False, repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoRA:
+  """Low-rank updates of kernels: x W + dropout(x) A B alpha / rank (Hu et al. 2021, section 4.1).
+
+  A begins as Gaussian noise and B as zeros, so that a new model computes what its base does.
+
+  Attributes:
+    rank: columns of A and rows of B.
+    alpha: the product is scaled by alpha / rank.
+    dropout_rate: of the inputs of A.
+    kernels: regular expression for the names of the kernels that are updated. The output matrix
+      and the embedding are not among them.
+  """
+
+  rank: int = 8
+  alpha: float = 16.0
+  dropout_rate: float = 0.0
+  kernels: str = '.*attention/(query|value)/kernel'
+  kind: str = _kind('LoRA')
+
+  def __post_init__(self):
+    if self.rank < 1:
+      raise errors.UserError(f'LoRA.rank={self.rank} must be at least 1')
+    if not 0 <= self.dropout_rate < 1:
+      raise errors.UserError(f'LoRA.dropout_rate={self.dropout_rate} is not in [0, 1)')
+    try:
+      re.compile(self.kernels)
+    except re.error as error:
+      raise errors.UserError(f'LoRA.kernels={self.kernels!r}: {error}') from error
+
+  @property
+  def scale(self) -> float:
+    """What the product of A and B is multiplied by."""
+    return self.alpha / self.rank
+
+
+@dataclasses.dataclass(frozen=True)
+class IA3:
+  """Learned scales of keys, values and feed-forward hidden units (Liu et al. 2022, section 3.3).
+
+  They begin as ones, so that a new model computes what its base does.
+  """
+
+  kind: str = _kind('IA3')
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """A learned prefix of the embedded encoder inputs (Lester et al. 2021, section 2).
+
+  Attributes:
+    length: vectors put before every input; the encoder reads so many positions more.
+    init: 'vocabulary', rows of the embedding drawn among the likeliest 5,000, or 'uniform', in
+      [-0.5, 0.5] (section 3.2).
+  """
+
+  length: int = 100
+  init: str = 'vocabulary'
+  kind: str = _kind('Prompt')
+
+  def __post_init__(self):
+    if self.length < 1:
+      raise errors.UserError(f'Prompt.length={self.length} must be at least 1')
+    if self.init not in ('vocabulary', 'uniform'):
+      raise errors.UserError(f"Prompt.init is 'vocabulary' or 'uniform', not {self.init!r}")
+
+
+Adapter = LoRA | IA3 | Prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +133,7 @@ class T5Config:
       outputs of matrix multiplications with weights; 'full', everything inside a block.
     relative_attention_num_buckets: rows of a relative position table.
     relative_attention_max_distance: distance from which all positions share the last bucket.
+    adapter: `LoRA`, `IA3`, `Prompt`, or None for the model itself.
   """
 
   vocab_size: int
@@ -76,6 +154,7 @@ class T5Config:
   architecture: str = 'encoder_decoder'
   position_scheme: str = 'relative_bias'
   max_position_embeddings: int | None = None
+  adapter: Adapter | None = None
 
   def __post_init__(self):
     object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
@@ -86,6 +165,7 @@ class T5Config:
     self._check_depth()
     _check_choice('position_scheme', self.position_scheme, POSITION_SCHEMES)
     self._check_positions()
+    self._check_adapter()
     if not 0 <= self.dropout_rate < 1:
       raise errors.UserError(f'T5Config.dropout_rate={self.dropout_rate} is not in [0, 1)')
     buckets = self.relative_attention_num_buckets
@@ -104,6 +184,21 @@ class T5Config:
       raise errors.UserError(f'T5Config.mlp_activations is empty; give {", ".join(ACTIVATIONS)}')
     for activation in self.mlp_activations:
       _check_choice('mlp_activations', activation, ACTIVATIONS)
+
+  @classmethod
+  def from_dict(cls, fields: Mapping[str, Any]) -> 'T5Config':
+    """Returns the configuration that `dataclasses.asdict` made these fields of."""
+    return cls(**{**fields, 'adapter': _adapter(fields.get('adapter'))})
+
+  @property
+  def prompt_length(self) -> int:
+    """Positions that the encoder reads before the tokens."""
+    return getattr(self.adapter, 'length', 0)
+
+  @property
+  def has_dropout(self) -> bool:
+    """Whether anything is dropped in training."""
+    return max(self.dropout_rate, getattr(self.adapter, 'dropout_rate', 0.0)) > 0
 
   @property
   def has_encoder(self) -> bool:
@@ -136,6 +231,13 @@ class T5Config:
         f'where architecture={self.architecture!r}'
       )
 
+  def _check_adapter(self):
+    if self.prompt_length and not self.has_encoder:
+      raise errors.UserError(
+        f'T5Config.adapter={self.adapter!r} stands before the input of an encoder, but '
+        f'architecture={self.architecture!r} has none'
+      )
+
   def _check_positions(self):
     learned = self.position_scheme == 'learned'
     if learned and (self.max_position_embeddings is None or self.max_position_embeddings < 1):
@@ -162,3 +264,12 @@ class T5Config:
 def _check_choice(name, value, choices):
   if value not in choices:
     raise errors.UserError(f'T5Config.{name} holds {value!r}; it may be {", ".join(choices)}')
+
+
+def _adapter(fields):
+  """Returns the adapter that `dataclasses.asdict` made these fields of; None of None."""
+  if fields is None:
+    return None
+  fields = dict(fields)
+  kinds = {kind.__name__: kind for kind in (LoRA, IA3, Prompt)}
+  return kinds[fields.pop('kind')](**fields)

@@ -5,7 +5,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.models import attention, decoder, layers, positions, stacking
+from t5x_lite.models import adapters, attention, decoder, layers, positions, stacking
 from t5x_lite.models.config import START_ID, T5Config
 
 
@@ -73,7 +73,7 @@ class Cache:
 
   Attributes:
     layers: a `decoder.LayerCache` each.
-    inputs_valid: [batch, inputs_length], which inputs are no padding.
+    inputs_valid: [batch, inputs_length], which inputs are no padding; with those of a soft prompt.
   """
 
   layers: list[decoder.LayerCache]
@@ -90,6 +90,8 @@ class T5(nn.Module):
     self.token_embedder = layers.Embed(config.vocab_size, config.emb_dim, config.dtype)
     self.encoder = Encoder(config)
     self.decoder = decoder.Decoder(config)
+    if config.prompt_length:
+      self.prompt = adapters.SoftPrompt(config.adapter)
 
   def __call__(self, batch):
     """Returns float32 logits [batch, targets_length, vocab] of a batch of features.
@@ -115,7 +117,7 @@ class T5(nn.Module):
 
     mask = attention.padding_mask(targets > 0, targets > 0)
     mask &= attention.causal_mask(targets.shape[1])
-    cross_mask = attention.padding_mask(targets > 0, inputs > 0)
+    cross_mask = attention.padding_mask(targets > 0, self._encoded_valid(inputs))
     if target_segments is not None:
       mask &= attention.segment_mask(target_segments, target_segments)
       cross_mask &= attention.segment_mask(target_segments, input_segments)
@@ -123,14 +125,26 @@ class T5(nn.Module):
     return self.decoder(embedded, batch.get('decoder_positions'), mask, encoded, cross_mask)
 
   def encode(self, encoder_input_tokens, encoder_segment_ids=None, encoder_positions=None):
-    """Returns [batch, inputs_length, embed] of tokens [batch, inputs_length]; 0 is padding."""
-    valid = encoder_input_tokens > 0
+    """Encodes tokens [batch, inputs_length]; 0 is padding.
+
+    Returns:
+      [batch, inputs_length, embed], with a soft prompt [batch, prompt + inputs_length, embed].
+    """
+    adapters.check_packing(self.config.adapter, encoder_segment_ids is not None)
+    valid = self._encoded_valid(encoder_input_tokens)
     mask = attention.padding_mask(valid, valid)
     if encoder_segment_ids is not None:
       mask &= attention.segment_mask(encoder_segment_ids, encoder_segment_ids)
     embedded = self.token_embedder(encoder_input_tokens)
+    if self.config.prompt_length:
+      embedded = self.prompt(embedded)
     shared = self.config.architecture == 'shared_encoder_decoder'
     return self.encoder(embedded, encoder_positions, mask, self.decoder.layers if shared else None)
+
+  def _encoded_valid(self, encoder_input_tokens):
+    """Returns bool [batch, encoded length]: where the encoder reads a token or a prompt."""
+    prompt = ((0, 0), (self.config.prompt_length, 0))
+    return jnp.pad(encoder_input_tokens > 0, prompt, constant_values=True)
 
   def logits(self, hidden):
     """Returns float32 logits [..., vocab] of the decoder's hidden states [..., embed]."""
@@ -147,7 +161,9 @@ class T5(nn.Module):
       (int32 [batch], the token to decode from; the `Cache`).
     """
     caches = self.decoder.init_cache(self.encode(inputs), max_length)
-    return jnp.full(inputs.shape[0], START_ID, jnp.int32), Cache(caches, inputs > 0)
+    return jnp.full(inputs.shape[0], START_ID, jnp.int32), Cache(
+      caches, self._encoded_valid(inputs)
+    )
 
   def decode_step(self, tokens, cache, index):
     """Decodes one position.

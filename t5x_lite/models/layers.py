@@ -7,6 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5x_lite.models import adapters
+from t5x_lite.models.config import Adapter
+
 ACTIVATIONS = {
   'gelu': lambda x: jax.nn.gelu(x, approximate=True),
   'linear': lambda x: x,
@@ -44,19 +47,21 @@ class Dense(nn.Module):
     kernel_axes: logical names of the kernel's two axes.
     kernel_init: initializer of the kernel.
     dtype: of the multiplication and of the output.
+    adapter: of the model, or None.
   """
 
   features: int
   kernel_axes: tuple[str, str]
   kernel_init: Callable[..., jax.Array]
   dtype: Any
+  adapter: Adapter | None = None
 
   @nn.compact
   def __call__(self, x):
     """Maps [..., inputs] to [..., features]."""
     init = nn.with_logical_partitioning(self.kernel_init, self.kernel_axes)
     kernel = self.param('kernel', init, (x.shape[-1], self.features), jnp.float32)
-    return project(x.astype(self.dtype), kernel.astype(self.dtype))
+    return adapters.apply(self, x.astype(self.dtype), kernel.astype(self.dtype), project)
 
 
 class RMSNorm(nn.Module):
@@ -108,17 +113,19 @@ class MLP(nn.Module):
   activations: Sequence[str]
   dropout_rate: float
   dtype: Any
+  adapter: Adapter | None = None
 
   @nn.compact
   def __call__(self, x):
     """Maps [batch, length, embed] to the same shape."""
-    embed = x.shape[-1]
+
+    def dense(features, axes, name):
+      return Dense(features, axes, FAN_IN_TRUNCATED_NORMAL, self.dtype, self.adapter, name=name)
+
     gates = []
     for i, activation in enumerate(self.activations):
       name = 'wi' if len(self.activations) == 1 else f'wi_{i}'
-      projected = Dense(
-        self.mlp_dim, ('embed', 'mlp'), FAN_IN_TRUNCATED_NORMAL, self.dtype, name=name
-      )(x)
+      projected = dense(self.mlp_dim, ('embed', 'mlp'), name)(x)
       gates.append(ACTIVATIONS[activation](projected))
     hidden = gates[0]
     for gate in gates[1:]:
@@ -126,12 +133,14 @@ class MLP(nn.Module):
     hidden = Dropout(self.dropout_rate)(hidden)
     # [batch, length, mlp]
     hidden = nn.with_logical_constraint(hidden, ('batch', 'length', 'mlp'))
-    return Dense(embed, ('mlp', 'embed'), FAN_IN_TRUNCATED_NORMAL, self.dtype, name='wo')(hidden)
+    return dense(x.shape[-1], ('mlp', 'embed'), 'wo')(hidden)
 
 
 def mlp_of(config):
   """Returns the `MLP` of a `T5Config`."""
-  return MLP(config.mlp_dim, config.mlp_activations, config.dropout_rate, config.dtype)
+  return MLP(
+    config.mlp_dim, config.mlp_activations, config.dropout_rate, config.dtype, config.adapter
+  )
 
 
 class Embed(nn.Module):

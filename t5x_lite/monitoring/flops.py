@@ -3,7 +3,8 @@
 XLA's cost analysis counts the body of a scan once, whatever the number of layers, so MFU cannot
 rest on it. Counted here are the matrix products, two operations for each multiply and add:
 projections, attention over all positions (the mask saves nothing), feed-forward layers and logits.
-Recomputation (remat) is not counted: it is no useful work.
+Recomputation (remat) is not counted: it is no useful work. Nor are LoRA's own products, which are
+few. A soft prompt is so many more positions of the encoder.
 """
 
 import dataclasses
@@ -57,19 +58,25 @@ def peak_flops(device_kind: str, dtype: str = 'bfloat16') -> float | None:
   return None
 
 
-def train_step_flops(config, batch_size: int, inputs_length: int, targets_length: int) -> float:
+def train_step_flops(
+  config, batch_size: int, inputs_length: int, targets_length: int, trained_share: float = 1.0
+) -> float:
   """FLOPs of one training step.
 
   The backward pass takes twice the products of the forward pass: one for the gradient of the
-  activations, one for that of the weights.
+  activations, one for that of the weights, or of the other activations in attention. Frozen weights
+  need no gradient of their own.
 
   Args:
     config: a T5Config.
     batch_size: examples in a step.
     inputs_length: tokens of the inputs, padding counted; 0 where there are targets alone.
     targets_length: tokens of the targets, padding counted.
+    trained_share: of the parameters; it is taken for that of the products with weights.
   """
-  return 3 * forward_flops(config, batch_size, inputs_length, targets_length)
+  attention = _all_attention(config, batch_size, inputs_length, targets_length)
+  weights = forward_flops(config, batch_size, inputs_length, targets_length) - attention
+  return 3 * attention + (2 + trained_share) * weights
 
 
 def forward_flops(config, batch_size: int, inputs_length: int, targets_length: int) -> float:
@@ -80,12 +87,26 @@ def forward_flops(config, batch_size: int, inputs_length: int, targets_length: i
   if not config.has_encoder:
     length = inputs_length + targets_length
     return batch_size * length * (_decoder_layers(config, length) + _logits(config))
+  encoded = inputs_length + config.prompt_length
   decoded = (
     batch_size
     * targets_length
-    * (_decoder_layers(config, targets_length, inputs_length) + _logits(config))
+    * (_decoder_layers(config, targets_length, encoded) + _logits(config))
   )
   return encode_flops(config, batch_size, inputs_length) + decoded
+
+
+def _all_attention(config, batch_size: int, inputs_length: int, targets_length: int) -> float:
+  """Those of `forward_flops` in which no weights take part."""
+  if not config.has_encoder:
+    length = inputs_length + targets_length
+    return batch_size * length * config.num_decoder_layers * _attention(config, length)
+  encoded = inputs_length + config.prompt_length
+  decoder = _attention(config, targets_length) + _attention(config, encoded)
+  return batch_size * (
+    config.num_encoder_layers * encoded * _attention(config, encoded)
+    + config.num_decoder_layers * targets_length * decoder
+  )
 
 
 def encode_flops(config, batch_size: int, inputs_length: int) -> float:
@@ -97,9 +118,10 @@ def encode_flops(config, batch_size: int, inputs_length: int) -> float:
   if not config.has_encoder:
     length = inputs_length + 1
     return batch_size * length * _decoder_layers(config, length)
-  tokens = batch_size * inputs_length
+  encoded = inputs_length + config.prompt_length
+  tokens = batch_size * encoded
   encoder = config.num_encoder_layers * (
-    _projections(config, 4) + _attention(config, inputs_length) + _mlp(config)
+    _projections(config, 4) + _attention(config, encoded) + _mlp(config)
   )
   return tokens * (encoder + config.num_decoder_layers * _projections(config, 2))
 
@@ -141,14 +163,15 @@ def decode_cost(
     weight_bytes: size of a weight where it is read from memory; 4 for float32.
   """
   joined = config.num_heads * config.head_dim
+  encoded = inputs_length + config.prompt_length
   if config.has_encoder:
-    layers = _decoder_layers(config, steps, inputs_length)
+    layers = _decoder_layers(config, steps, encoded)
   else:
-    layers = _decoder_layers(config, inputs_length + steps)
+    layers = _decoder_layers(config, encoded + steps)
   # Two operations a weight and token; attention has no weights.
-  attention = config.num_decoder_layers * _attention(config, inputs_length + steps)
+  attention = config.num_decoder_layers * _attention(config, encoded + steps)
   weights = (layers - attention + _logits(config)) / 2
-  cached = 2 * config.num_decoder_layers * batch_size * (steps + inputs_length) * joined
+  cached = 2 * config.num_decoder_layers * batch_size * (steps + encoded) * joined
   cache_bytes = {'float32': 4, 'bfloat16': 2, 'float16': 2}[str(config.dtype)]
   return DecodeCost(
     encode_flops=encode_flops(config, batch_size, inputs_length),

@@ -82,7 +82,9 @@ class _Best:
       self.evaluations_since += 1
 
 
-def train(state, train_step, batches, config, *, checkpoints, metadata, evaluate, report):
+def train(
+  state, train_step, batches, config, *, checkpoints, metadata, evaluate, report, keep=None
+):
   """Runs the loop until it is done, told to stop, or broken.
 
   Args:
@@ -95,6 +97,7 @@ def train(state, train_step, batches, config, *, checkpoints, metadata, evaluate
       holds 'early_stopping'.
     evaluate: function (state, step) -> dict of floats, or None.
     report: a `Report`.
+    keep: function of the state that returns what of it a checkpoint holds; None for all of it.
 
   Returns:
     (state, reason it ended): 'done', 'stopped early' or 'terminated'.
@@ -127,7 +130,7 @@ def train(state, train_step, batches, config, *, checkpoints, metadata, evaluate
         with report.paused():
           checkpoints.save(
             step,
-            state,
+            keep(state) if keep else state,
             batches_state=batches.get_state(),
             metadata={**metadata, 'early_stopping': dataclasses.asdict(best)},
             metrics=metrics,

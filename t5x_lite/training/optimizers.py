@@ -65,9 +65,9 @@ def adafactor(
 
 
 def adamw(learning_rate, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01):
-  """AdamW (Loshchilov and Hutter 2019), element by element; norm scales do not decay."""
+  """AdamW (Loshchilov and Hutter 2019), element by element; scales do not decay, which begin as 1."""
   return optax.adamw(
-    learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_is_not_norm_scale
+    learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_is_no_scale
   )
 
 
@@ -106,7 +106,7 @@ def _check_layer_axis(min_dim_size_to_factor):
   return optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state))
 
 
-def _is_not_norm_scale(params):
+def _is_no_scale(params):
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: sharding.names(path)[-1] != 'scale', params
+    lambda path, _: sharding.names(path)[-1] not in ('scale', 'ia3'), params
   )

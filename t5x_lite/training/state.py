@@ -1,5 +1,6 @@
 """What a training run carries from step to step."""
 
+import re
 from typing import Any
 
 import flax.linen as nn
@@ -7,8 +8,10 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
-from t5x_lite import sharding
+from t5x_lite import errors, sharding
+from t5x_lite.models import adapters, selection
 
 
 @flax.struct.dataclass
@@ -20,12 +23,25 @@ class TrainState:
   Attributes:
     step: int32 scalar, the number of finished steps.
     params: nested dict of float32 arrays.
-    opt_state: state of the optax optimizer.
+    opt_state: state of the optax optimizer, of the trainable parameters alone.
+    trainable: names of the parameters that training changes; None for all.
   """
 
   step: jax.Array
   params: Any
   opt_state: Any
+  trainable: frozenset[str] | None = flax.struct.field(pytree_node=False, default=None)
+
+  def split_params(self):
+    """Returns (the trainable parameters, the frozen ones), two nested dicts."""
+    if self.trainable is None:
+      return self.params, {}
+    return selection.split(self.params, self.trainable)
+
+
+def without_frozen(state):
+  """Returns the state with the trainable parameters alone, as a checkpoint may keep it."""
+  return state.replace(params=state.split_params()[0])
 
 
 def param_shapes(model):
@@ -39,19 +55,43 @@ def abstract_params(model, mesh, rules):
   return _with_shardings(params, sharding.param_shardings(params, logical, mesh, rules))
 
 
-def abstract_state(model, optimizer, mesh, rules):
-  """Returns the TrainState as `jax.ShapeDtypeStruct`s with their shardings; no memory is used."""
-  params, logical = _abstract_params(model)
-  shardings = sharding.param_shardings(params, logical, mesh, rules)
-  opt_state = jax.eval_shape(optimizer.init, params)
+def abstract_state(model, optimizer, mesh, rules, trainable_parameters='.*'):
+  """Returns the TrainState as `jax.ShapeDtypeStruct`s with their shardings; no memory is used.
+
+  Args:
+    model: Flax module.
+    optimizer: optax optimizer.
+    mesh: the mesh.
+    rules: see `sharding.MeshConfig`.
+    trainable_parameters: regular expression for the names of those that are trained, see
+      `models.selection`.
+
+  Raises:
+    UserError: none are.
+  """
+  params = abstract_params(model, mesh, rules)
+  trainable = _trainable(trainable_parameters, params)
   scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh))
-  return TrainState(
-    step=scalar,
-    params=_with_shardings(params, shardings),
-    opt_state=_with_shardings(
-      opt_state, sharding.optimizer_shardings(opt_state, params, shardings, mesh)
-    ),
-  )
+  state = TrainState(step=scalar, params=params, opt_state=None, trainable=trainable)
+  trained, _ = state.split_params()
+  opt_state = jax.eval_shape(optimizer.init, trained)
+  shardings = sharding.optimizer_shardings(opt_state, trained, _shardings(trained), mesh)
+  return state.replace(opt_state=_with_shardings(opt_state, shardings))
+
+
+def _trainable(pattern, params):
+  """Returns the names of the parameters that a pattern matches; None for all of them."""
+  try:
+    chosen = selection.choose(pattern, params)
+  except re.error as error:
+    raise errors.UserError(f'TRAINABLE_PARAMETERS={pattern!r}: {error}') from error
+  _, frozen = selection.split(params, chosen)
+  if not chosen:
+    raise errors.UserError(
+      f'TRAINABLE_PARAMETERS={pattern!r} matches none of the parameters, which are '
+      + selection.listed(params)
+    )
+  return chosen if frozen else None
 
 
 def create_params(model, abstract, seed):
@@ -59,33 +99,33 @@ def create_params(model, abstract, seed):
 
   Args:
     model: Flax module.
-    abstract: from `abstract_params`.
+    abstract: from `abstract_params`, or some of it.
     seed: of the random initialization.
   """
 
   def init(key):
-    return nn.meta.unbox(_init(model, key))
+    return selection.like(abstract, nn.meta.unbox(_init(model, key)))
 
   return jax.jit(init, out_shardings=_shardings(abstract))(jax.random.key(seed))
 
 
-def create_some_params(model, names, mesh, seed):
+def create_some_params(model, abstract, names, seed):
   """Returns some of the parameters that `create_params` makes, as numpy arrays by their names.
 
   Args:
     model: Flax module.
+    abstract: from `abstract_params`.
     names: of the parameters, 'token_embedder/embedding'.
-    mesh: on which they are made, replicated.
     seed: of the random initialization.
   """
-
-  def init(key):
-    leaves = jax.tree_util.tree_leaves_with_path(nn.meta.unbox(_init(model, key)))
-    by_name = {'/'.join(sharding.names(path)): leaf for path, leaf in leaves}
-    return {name: by_name[name] for name in names}
-
-  made = jax.jit(init, out_shardings=sharding.replicated(mesh))(jax.random.key(seed))
-  return {name: np.asarray(array.addressable_data(0)) for name, array in made.items()}
+  some, _ = selection.split(abstract, names)
+  # Replicated, so that every host can read them.
+  some = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(x.sharding.mesh)),
+    some,
+  )
+  made = traverse_util.flatten_dict(create_params(model, some, seed), sep='/')
+  return {name: np.asarray(array) for name, array in made.items()}
 
 
 def create(optimizer, params, abstract):
@@ -98,7 +138,8 @@ def create(optimizer, params, abstract):
   """
   init = jax.jit(optimizer.init, out_shardings=_shardings(abstract.opt_state))
   step = jax.device_put(jnp.zeros((), jnp.int32), abstract.step.sharding)
-  return TrainState(step=step, params=params, opt_state=init(params))
+  state = abstract.replace(step=step, params=params)
+  return state.replace(opt_state=init(state.split_params()[0]))
 
 
 def _init(model, key):
@@ -118,7 +159,9 @@ def _abstract_params(model):
     logical = nn.get_partition_spec(boxed)
     return nn.meta.unbox(boxed)  # While tracing: under a mesh it constrains the sharding.
 
-  return jax.eval_shape(init), logical
+  params = jax.eval_shape(init)
+  adapters.check_params(model.config.adapter, params)
+  return params, logical
 
 
 def _with_shardings(tree, shardings):

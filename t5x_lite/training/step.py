@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from t5x_lite import losses
-from t5x_lite.training.state import TrainState
+from t5x_lite.models import selection
 
 
 def loss_sums(model, params, batch, loss_config, dropout_key=None):
@@ -36,14 +36,19 @@ def loss_sums(model, params, batch, loss_config, dropout_key=None):
   )
 
 
-def accumulate_gradients(model, params, batch, loss_config, dropout_key, num_microbatches):
+def accumulate_gradients(
+  model, params, batch, loss_config, dropout_key, num_microbatches, frozen=None
+):
   """Returns (summed loss sums, gradient of the summed loss) over all microbatches.
 
   Sums are accumulated and normalised once, by the caller, so that microbatches of unequal
-  token counts give the gradient of the whole batch. Each has a dropout key of its own.
+  token counts give the gradient of the whole batch. Each has a dropout key of its own. The
+  gradient is that of `params`; `frozen` are the parameters that the model has besides.
   """
 
   def summed_loss(params, microbatch, key):
+    if frozen:
+      params = selection.join(params, frozen)
     sums = loss_sums(model, params, microbatch, loss_config, key)
     return sums['loss'], sums
 
@@ -109,10 +114,11 @@ def train_step(
     token, 'gradient_norm' is measured before clipping, and the shares are in [0, 1].
   """
   dropout_key = None
-  if model.config.dropout_rate:
+  if model.config.has_dropout:
     dropout_key = jax.random.fold_in(jax.random.key(seed), state.step)
+  trainable, frozen = state.split_params()
   sums, grads = accumulate_gradients(
-    model, state.params, batch, loss_config, dropout_key, num_microbatches
+    model, trainable, batch, loss_config, dropout_key, num_microbatches, frozen
   )
   divisor = normalizer(loss_config, sums['weight'])
   grads = jax.tree.map(lambda g: g / divisor, grads)
@@ -120,9 +126,12 @@ def train_step(
   if clip_global_norm is not None:
     scale = clip_global_norm / jnp.maximum(gradient_norm, clip_global_norm)
     grads = jax.tree.map(lambda g: g * scale, grads)
-  updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-  new_state = TrainState(
-    step=state.step + 1, params=optax.apply_updates(state.params, updates), opt_state=opt_state
+  updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
+  params = optax.apply_updates(trainable, updates)
+  new_state = state.replace(
+    step=state.step + 1,
+    params=selection.join(params, frozen) if frozen else params,
+    opt_state=opt_state,
   )
   metrics = {
     **token_means(sums),

@@ -16,10 +16,14 @@ WITHOUT_TENSORFLOW = (
 )
 
 
-@pytest.mark.parametrize('what', ['train', 'decode'])
-def test_models_are_measured_without_tensorflow(what):
+@pytest.mark.parametrize(
+  ('what', 'files'),
+  [('train', ()), ('train', ('--gin_file=adapters/lora.gin',)), ('decode', ())],
+  ids=['train', 'train-lora', 'decode'],
+)
+def test_models_are_measured_without_tensorflow(what, files):
   lengths = '{"inputs": 32, "targets": 8}'
-  arguments = ['bench', what, '--json', *SMALL, f'--gin.TASK_FEATURE_LENGTHS={lengths}']
+  arguments = ['bench', what, '--json', *SMALL, *files, f'--gin.TASK_FEATURE_LENGTHS={lengths}']
   environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
   done = subprocess.run(
     [sys.executable, '-c', WITHOUT_TENSORFLOW, *arguments],

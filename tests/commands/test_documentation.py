@@ -109,12 +109,28 @@ def test_the_commands_of_the_page_on_architectures_run(folder):
   assert (folder / 'my_rotary_model' / 'checkpoints' / '4').exists()
 
 
-@pytest.mark.parametrize(
-  'page', ['README.md', 'docs/training.md', 'docs/checkpoints.md', 'docs/architectures.md']
-)
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_fine_tuning_run(folder):
+  for script in scripts('docs/fine_tuning.md'):
+    run(folder, script)
+  assert (folder / 'my_merged_ia3_model' / 'model.safetensors').exists()
+  assert 'trainable parameters' in (folder / 'my_decoder_run' / 'sharding.txt').read_text()
+  merged = [
+    folder / name / 'model.safetensors' for name in ('my_merged_model', 'my_second_merged_model')
+  ]
+  assert merged[0].read_bytes() == merged[1].read_bytes()
+
+
+PAGES = [
+  'README.md',
+  *(f'docs/{name}.md' for name in ('architectures', 'checkpoints', 'fine_tuning', 'training')),
+]
+
+
+@pytest.mark.parametrize('page', PAGES)
 def test_links_and_gin_files_that_a_page_names_exist(page):
   text = (ROOT / page).read_text(encoding='utf-8')
   for link in re.findall(r'\]\((?!https?:)([^)#]+)\)', text):
     assert (ROOT / page).parent.joinpath(link).exists(), link
-  for name in re.findall(r'(?:models|runs|optimizers|quickstart)/\w+\.gin', text):
+  for name in re.findall(r'(?:adapters|models|runs|optimizers|quickstart)/\w+\.gin', text):
     assert (ROOT / 'gin_configs' / name).exists(), name

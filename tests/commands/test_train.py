@@ -160,6 +160,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_nothing_of_it(main, t
     (['--gin.MIXTURE_OR_TASK_NAME=byte_span_corupt'], 'byte_span_corruption'),
     (['--gin.T5Config.vocab_size=300'], '359 ids, but the model only T5Config.vocab_size=300'),
     (['--gin.INITIAL_CHECKPOINT_PATH=nowhere'], 'there is no such folder'),
+    (['--gin.BASE_CHECKPOINT_PATH=nowhere'], 'is for INITIAL_CHECKPOINT_PATH, which is None'),
+    (['--gin.GROW_VOCABULARY=True'], 'GROW_VOCABULARY=True needs an INITIAL_CHECKPOINT_PATH'),
     (['--gin.train.clip_global_norm=0.0'], 'clip_global_norm=0.0 must be positive'),
     (['--gin.NUM_MICROBATCHES=0'], 'NUM_MICROBATCHES=0 must be at least 1'),
     (['--gin.LEARNING_RATE=@schedules.constant'], 'LEARNING_RATE=@schedules.constant()'),

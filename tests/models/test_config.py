@@ -4,6 +4,7 @@ import pytest
 import tiny
 
 from t5x_lite import errors
+from t5x_lite.models.config import Prompt
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,10 @@ from t5x_lite import errors
     ({'max_position_embeddings': 9}, "=9 is for position_scheme='learned', but .*'relative_bias'"),
     ({'position_scheme': 'rotary', 'head_dim': 3}, 'turns pairs, but head_dim=3 is odd'),
     ({'position_scheme': 'sinusoidal', 'emb_dim': 5}, 'emb_dim=5 is odd'),
+    (
+      {'architecture': 'language_model', 'num_encoder_layers': 0, 'adapter': Prompt()},
+      "stands before the input of an encoder, but architecture='language_model' has none",
+    ),
   ],
 )
 def test_a_bad_value_is_refused_in_one_line_that_names_it(changes, message):

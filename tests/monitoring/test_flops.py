@@ -58,6 +58,21 @@ def test_every_term_counts_as_often_as_its_matrix_is_used():
   assert flops.train_step_flops(ODD, batch, inputs, targets) == 6 * multiplications
 
 
+def test_frozen_weights_have_no_gradient_and_a_prompt_is_so_many_more_inputs():
+  lengths = (13, 17, 19)
+  all_trained, none_trained = (flops.train_step_flops(ODD, *lengths, share) for share in (1, 0))
+  inputs, targets = (13 * length for length in lengths[1:])
+  encoder_layer, decoder_layer = 4 * 3 * 35 + 3 * 3 * 11, 6 * 3 * 35 + 3 * 3 * 11
+  multiplications = inputs * (2 * encoder_layer + 3 * 2 * 3 * 35) + targets * (
+    3 * decoder_layer + 3 * 31
+  )
+  assert all_trained - none_trained == 2 * multiplications
+
+  prompted = dataclasses.replace(ODD, adapter=model_config.Prompt(length=4))
+  assert flops.forward_flops(prompted, 13, 13, 19) == flops.forward_flops(ODD, *lengths)
+  assert flops.decode_cost(prompted, 13, 13, 19) == flops.decode_cost(ODD, *lengths)
+
+
 def test_attention_agrees_with_xla_count():
   query, key = jnp.zeros((1, 19, 5, 7)), jnp.zeros((1, 17, 5, 7))
 

@@ -122,14 +122,19 @@ def test_a_stack_as_deep_as_a_factored_axis_is_refused():
   optimizers.adafactor(1e-3, min_dim_size_to_factor=129).init(params)
 
 
-def test_adamw_decays_everything_but_norm_scales():
+def test_adamw_decays_everything_but_scales():
   zeros = [jax.tree.map(np.zeros_like, PARAMS)] * STEPS
-  trained = train(optimizers.adamw(0.1, weight_decay=0.5), PARAMS, zeros)
+  optimizer = optimizers.adamw(0.1, weight_decay=0.5)
+  trained = train(optimizer, PARAMS, zeros)
   for i in range(3):
     old, new = (tree['encoder'][f'layers_{i}'] for tree in (PARAMS, trained))
     np.testing.assert_array_equal(new['norm']['scale'], old['norm']['scale'])
     kernel = old['mlp']['wi']['kernel'] * (1 - 0.1 * 0.5) ** STEPS
     np.testing.assert_allclose(new['mlp']['wi']['kernel'], kernel, rtol=1e-5)
+  ia3 = {'key': {'ia3': np.ones(4, np.float32)}}
+  np.testing.assert_array_equal(
+    train(optimizer, ia3, [{'key': {'ia3': np.zeros(4)}}])['key']['ia3'], 1
+  )
 
 
 @pytest.mark.parametrize('make', [optimizers.adamw, optax.lion, optax.sgd])
