@@ -12,8 +12,8 @@ import tensorflow as tf
 from etils import epath
 from known_state import CONFIG, GRADIENTS, PARAMS, optax_slots, params_of
 
-from t5x_lite import errors, sharding
-from t5x_lite.checkpoints import foreign, layout, mesh_tensorflow
+from t5x_lite import cli, errors, sharding
+from t5x_lite.checkpoints import foreign, layout, mesh_tensorflow, origins
 from t5x_lite.models import encoder_decoder
 from t5x_lite.training import state as training_state
 
@@ -267,3 +267,16 @@ def test_files_that_are_damaged_or_cut_short_are_refused(tmp_path):
 def test_another_model_is_refused(tmp_path):
   prefix = write({'bert/embeddings': np.ones((3, 2), np.float32)}, tmp_path)
   assert 'holds no T5 of Mesh-TensorFlow: there is no shared/embedding' in message(prefix)
+
+
+def test_the_original_release_is_converted_to_a_run_that_has_the_same_parameters(tmp_path, capsys):
+  prefix = write(variables_of(PARAMS), tmp_path)
+  for path in (tmp_path, prefix, f'{prefix}.index'):
+    assert origins.open_origin(path).path == prefix
+  assert cli.main(['convert', prefix, str(tmp_path / 'run')]) == 0
+  printed = capsys.readouterr().out
+  assert "taken to be of a T5 with mlp_activations=('gelu', 'linear')" in printed
+  run = origins.open_origin(tmp_path / 'run')
+  assert run.step == STEP and run.model == dataclasses.replace(CONFIG, scan_layers=False)
+  for name, array in PARAMS.items():
+    np.testing.assert_array_equal(run.read(name), array, strict=True)

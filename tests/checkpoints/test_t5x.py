@@ -16,7 +16,7 @@ from flax import serialization
 from known_state import CONFIG, GRADIENTS, PARAMS, optax_slots
 
 from t5x_lite import errors, sharding
-from t5x_lite.checkpoints import foreign, layout, t5x, t5x_arrays
+from t5x_lite.checkpoints import foreign, layout, origins, t5x, t5x_arrays
 from t5x_lite.models import encoder_decoder
 from t5x_lite.training import state as training_state
 
@@ -288,3 +288,18 @@ def test_a_place_in_the_cloud_is_given_to_tensorstore_as_it_is():
     kvstore = t5x_arrays._kvstore(epath.Path('gs://bucket/run'), 'target.a', in_database)
     url = tensorstore.KvStore.Spec(kvstore).url
     assert 'gs://bucket/run/' in url and 'target.a' in url
+
+
+def test_a_checkpoint_is_known_by_its_files_wherever_the_path_leads(tmp_path):
+  state = t5x_writing.train_state(PARAMS, GRADIENTS, 7, CONFIG)
+  file = t5x_writing.msgpack_file(state, tmp_path / 'file')
+  native = t5x_writing.native(state, tmp_path / 'run')
+  orbax = t5x_writing.orbax_ocdbt(state, tmp_path / 'orbax')
+  for path, found in (
+    (file, file),
+    (native, native),
+    (tmp_path / 'run', native),
+    (orbax, orbax / 'state'),
+    (tmp_path / 'orbax', orbax / 'state'),
+  ):
+    assert origins.open_origin(path).path == str(found)
