@@ -5,7 +5,6 @@ parameter: LoRA's are `.../kernel`, `.../lora_a` and `.../lora_b`, (IA)^3's `...
 `.../ia3`, and the soft prompt is `prompt/embedding`.
 """
 
-import dataclasses
 import re
 
 import flax.linen as nn
@@ -158,30 +157,6 @@ def initialize(adapter, params, seed):
   return {**params, 'prompt': {'embedding': made}}
 
 
-def merge(config, params):
-  """Merges LoRA or (IA)^3 into the kernels.
-
-  Args:
-    config: `T5Config`.
-    params: its parameters, the layers scanned or not.
-
-  Returns:
-    (the `T5Config` without an adapter, its parameters as numpy arrays).
-
-  Raises:
-    UserError: the adapter is a prompt.
-  """
-  check_mergeable(config.adapter)
-  flat = traverse_util.flatten_dict(jax.device_get(params), sep='/')
-  merged = {
-    name: merge_one(config.adapter, name, x, flat.get)
-    for name, x in flat.items()
-    if not is_parameter(name)
-  }
-  plain = dataclasses.replace(config, adapter=None)
-  return plain, traverse_util.unflatten_dict(merged, sep='/')
-
-
 def check_mergeable(adapter):
   """Raises UserError for a prompt, which is no part of any kernel."""
   if isinstance(adapter, Prompt):
@@ -196,7 +171,7 @@ def merge_one(adapter, name, array, find):
   Args:
     adapter: of the model.
     name: of a parameter that is not the adapter's.
-    array: that parameter, a numpy array; a kernel may have a leading layer axis.
+    array: that parameter, a numpy array, of one layer.
     find: function of the name of another parameter; returns it, or None.
   """
   folder, _, last = name.rpartition('/')
@@ -204,8 +179,8 @@ def merge_one(adapter, name, array, find):
     return array
   a, b, scale = (find(f'{folder}/{part}') for part in ('lora_a', 'lora_b', 'ia3'))
   if a is not None:
-    return array + np.matmul(a, b) * np.float32(adapter.scale)
-  if scale is not None:  # [..., inputs] of wo, [..., features] of the others.
+    return array + a @ b * np.float32(adapter.scale)
+  if scale is not None:  # [inputs] of wo, [features] of the others.
     is_of_inputs = folder.rpartition('/')[2] in _IA3_INPUTS
-    return array * np.expand_dims(scale, -1 if is_of_inputs else -2)
+    return array * (scale[:, None] if is_of_inputs else scale)
   return array
