@@ -117,8 +117,9 @@ def _named(row, **parts):
 
 
 def is_folder(path) -> bool:
-  """Whether this is a folder of Hugging Face's."""
-  return (path / CONFIG).is_file()
+  """Whether this is a folder of Hugging Face's, whole or not."""
+  names = (CONFIG, WEIGHTS, INDEX, _PYTORCH_WEIGHTS, f'{_PYTORCH_WEIGHTS}.index.json')
+  return any((path / name).is_file() for name in names)
 
 
 def open_folder(folder: pathlib.Path) -> foreign.Weights:

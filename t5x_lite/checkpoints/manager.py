@@ -414,7 +414,8 @@ def open_checkpoint(path) -> tuple[CheckpointManager, int]:
   if step is None:
     raise errors.UserError(
       f"no complete checkpoint in {manager.directory}: give a run's folder, its {_FOLDER}/ folder, "
-      f'or one {_FOLDER}/STEP folder'
+      f'or one {_FOLDER}/STEP folder; weights of other projects are known by their files, see '
+      'docs/checkpoints.md'
     )
   return manager, step
 

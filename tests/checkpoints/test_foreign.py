@@ -12,7 +12,7 @@ from known_state import CONFIG, GRADIENTS, PARAMS
 
 from t5x_lite import errors, sharding
 from t5x_lite.checkpoints import foreign, huggingface, layout, t5x
-from t5x_lite.models import encoder_decoder, stacking
+from t5x_lite.models import architectures, encoder_decoder, stacking
 from t5x_lite.training import optimizers, schedules
 from t5x_lite.training import state as training_state
 
@@ -27,6 +27,16 @@ def test_the_model_is_the_one_that_hugging_face_says(shared_data, variant):
 
 def test_the_model_has_as_many_layers_as_each_stack_has():
   assert foreign.model_of(SHAPES) == dataclasses.replace(CONFIG, dtype='bfloat16')
+
+
+def test_a_table_in_every_layer_is_a_position_scheme_of_its_own():
+  arrays = t5x_writing.with_a_table_in_every_layer(PARAMS)
+  shapes = {name: array.shape for name, array in arrays.items()}
+  model = foreign.model_of(shapes)
+  assert model.position_scheme == 'relative_bias_per_layer'
+  module = architectures.create(dataclasses.replace(model, scan_layers=False))
+  expected = layout.flatten(training_state.param_shapes(module))
+  assert shapes == {name: leaf.shape for name, leaf in expected.items()}
 
 
 def test_arrays_of_something_else_are_refused():

@@ -205,5 +205,8 @@ def test_a_damaged_vocabulary_is_named(folder):
     huggingface.open_folder(folder)
 
 
-def test_a_folder_is_known_by_its_configuration(folder):
+def test_a_folder_is_known_by_its_files(folder):
   assert origins.open_origin(folder).model == huggingface.open_folder(folder).model
+  (folder / huggingface.CONFIG).unlink()
+  with pytest.raises(errors.UserError, match='config.json cannot be read .* No such file'):
+    origins.open_origin(folder)
