@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import json
 import os
 import pathlib
 
@@ -19,4 +20,22 @@ def shared_data():
   folder = pathlib.Path(os.environ.get('T5X_LITE_TEST_DATA', default))
   if not folder.is_dir():
     pytest.skip('set T5X_LITE_TEST_DATA to the folder of golden test data')
+  return folder
+
+
+@pytest.fixture(scope='session')
+def review_files(tmp_path_factory):
+  """Folder with train.jsonl and validation.jsonl, 300 and 20 real labelled reviews."""
+  from t5x_lite.tasks import quickstart
+
+  folder = tmp_path_factory.mktemp('reviews')
+  sentences = [row for row in quickstart.reviews() if row[2] == 'rotten_tomatoes']
+  half = len(sentences) // 2  # They are sorted by label.
+  mixed = [row for pair in zip(sentences[:half], sentences[half:], strict=False) for row in pair]
+  for split, rows in (('train', mixed[:300]), ('validation', mixed[300:320])):
+    lines = [
+      json.dumps({'text': text, 'label': quickstart.LABELS[label]}) for text, label, _ in rows
+    ]
+    (folder / f'{split}.jsonl').write_text('\n'.join(lines) + '\n', encoding='utf-8')
+  os.environ['BYTE_TASKS_DIR'] = str(folder)
   return folder

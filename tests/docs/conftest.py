@@ -1,0 +1,43 @@
+"""A reader's working directory."""
+
+import shutil
+
+import pytest
+from flax import serialization
+from pages import blocks, run
+
+from t5x_lite.checkpoints import layout, origins
+
+
+@pytest.fixture(scope='session')
+def folder(review_files, tmp_path_factory):
+  """A reader's working directory: data, the pages' files, and a model to start from."""
+  folder = tmp_path_factory.mktemp('reader')
+  for name in ('train.jsonl', 'validation.jsonl'):
+    shutil.copy(review_files / name, folder)
+  (folder / 'my_task.py').write_text(blocks('README.md', 'python')[0], encoding='utf-8')
+  (folder / 'my_text.py').write_text(blocks('docs/training.md', 'python')[0], encoding='utf-8')
+  (folder / 'my_bytes.py').write_text(
+    blocks('docs/architectures.md', 'python')[0], encoding='utf-8'
+  )
+  (folder / 'my_run.gin').write_text(blocks('docs/training.md', 'gin')[0], encoding='utf-8')
+  run(
+    folder,
+    't5x-lite train --gin_file=quickstart/model.gin --gin_file=runs/pretrain.gin'
+    ' --gin.MODEL_DIR=quickstart_runs/pretrain --gin.TRAIN_STEPS=2 --gin.BATCH_SIZE=8'
+    ' --gin.MIXTURE_OR_TASK_NAME=quickstart_span_corruption --gin.EVAL_PERIOD=None'
+    " --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 64, 'targets': 24}\"",
+  )
+  write_run_of_t5x(folder / 'quickstart_runs' / 'pretrain', folder)
+  return folder
+
+
+def write_run_of_t5x(run, folder):
+  """Writes the parameters of a run as T5X does, and beside them its vocabulary."""
+  origin = origins.open_origin(run)
+  params = layout.unflatten({name: origin.read(name) for name in origin.shapes})
+  content = {'version': 3, 'optimizer': {'target': params, 'state': {'step': 1_000_000}}}
+  checkpoint = folder / 't5x_run' / 'checkpoint_1000000'
+  checkpoint.mkdir(parents=True)
+  (checkpoint / 'checkpoint').write_bytes(serialization.msgpack_serialize(content))
+  shutil.copy(run / 'vocabulary' / 'sentencepiece.model', folder)

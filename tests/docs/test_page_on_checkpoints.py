@@ -1,0 +1,15 @@
+"""The commands of docs/checkpoints.md, as they stand there."""
+
+import pytest
+from pages import run, scripts
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_on_checkpoints_run(folder):
+  for script in scripts('docs/checkpoints.md'):
+    run(folder, script)
+  assert (folder / 'my_folder' / 'tokenizer_config.json').exists()
+  for name in ('my_run_from_folder', 'my_deeper_run'):
+    assert (folder / name / 'checkpoints' / '2').exists()
+  assert (folder / 'my_longer_run' / 'checkpoints' / '4').exists()
+  assert (folder / 'my_run_from_t5x' / 'checkpoints' / '1000000').exists()
