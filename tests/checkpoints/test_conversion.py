@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import seqio
+from huggingface_files import assert_same_weights
 
 from t5x_lite import errors
 from t5x_lite.checkpoints import conversion, huggingface, manager, origins
@@ -25,11 +26,7 @@ def test_a_folder_of_hugging_face_goes_through_a_run_and_back_to_the_bit(
   unscanned = dataclasses.replace(weights.model, scan_layers=False, dtype='float32')
   assert run.model == unscanned and run.step == 0
   huggingface.write_folder(run, tmp_path / 'folder')
-  expected = safetensors.numpy.load_file(original / huggingface.WEIGHTS)
-  written = safetensors.numpy.load_file(tmp_path / 'folder' / huggingface.WEIGHTS)
-  assert written.keys() == expected.keys()
-  for theirs, array in expected.items():
-    np.testing.assert_array_equal(written[theirs], array, strict=True)
+  assert_same_weights(tmp_path / 'folder', original)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import seqio
+from huggingface_files import assert_same_weights
 
 from t5x_lite import errors, sharding
 from t5x_lite.checkpoints import huggingface, origins
@@ -73,11 +74,7 @@ def test_the_logits_of_a_umt5_are_those_of_hugging_face(tmp_path):
     ours = jax.jit(model.apply)({'params': params}, batch)
   np.testing.assert_allclose(ours, logits, rtol=0, atol=2e-5)
   huggingface.write_folder(weights, tmp_path / 'again')
-  theirs = safetensors.numpy.load_file(UMT5 / huggingface.WEIGHTS)
-  written = safetensors.numpy.load_file(tmp_path / 'again' / huggingface.WEIGHTS)
-  assert written.keys() == theirs.keys()
-  for name, array in theirs.items():
-    np.testing.assert_array_equal(written[name], array, strict=True)
+  assert_same_weights(tmp_path / 'again', UMT5)
   settings = json.loads((tmp_path / 'again' / huggingface.CONFIG).read_text())
   assert settings['architectures'] == ['UMT5ForConditionalGeneration']
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import tiny
+from huggingface_files import assert_same_weights
 
 from t5x_lite import errors, sharding
 from t5x_lite.checkpoints import huggingface, manager, origins
@@ -47,11 +48,7 @@ def test_what_came_from_hugging_face_goes_back_to_the_bit(shared_data, tmp_path,
   folder = tmp_path / 'folder'
   huggingface.write_folder(checkpoint(tmp_path / 'run', config, params), folder)
 
-  expected = safetensors.numpy.load_file(original / huggingface.WEIGHTS)
-  written = safetensors.numpy.load_file(folder / huggingface.WEIGHTS)
-  assert written.keys() == expected.keys()
-  for theirs, array in expected.items():
-    np.testing.assert_array_equal(written[theirs], array, strict=True)
+  assert_same_weights(folder, original)
   assert huggingface.open_folder(folder).model == weights.model
   settings = json.loads((folder / huggingface.CONFIG).read_text())
   theirs = json.loads((original / huggingface.CONFIG).read_text())
