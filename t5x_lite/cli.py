@@ -60,7 +60,7 @@ def main(argv=None):
 
 def _run(argv):
   args, overrides = _parse_arguments(argv)
-  _set_environment(os.environ)
+  set_environment(os.environ)
   modules.import_all(args.module)
   if args.uses_gin:
     from t5x_lite import configuration  # Imports gin, which `--help` does not need.
@@ -211,7 +211,7 @@ class _Parser(argparse.ArgumentParser):
 # The process.
 
 
-def _set_environment(environment):
+def set_environment(environment):
   """Sets what jax and TensorFlow read when they are imported, where the user has not.
 
   The compilation cache is set here, and not through `jax.config`, so that a command which never

@@ -6,11 +6,15 @@ import pathlib
 
 import pytest
 
+from t5x_lite import cli
+
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# Tests compile more than they compute.
+# Tests compile more than they compute, and often the same.
 os.environ.setdefault(
   'XLA_FLAGS', '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
 )
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+cli.set_environment(os.environ)
 
 
 @pytest.fixture(scope='session')

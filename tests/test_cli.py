@@ -173,7 +173,7 @@ def test_modules_of_the_user_are_imported_from_the_working_directory_or_by_path(
 
 def test_the_user_has_the_last_word_on_the_environment(tmp_path):
   environment = {'JAX_COMPILATION_CACHE_DIR': 'mine', 'TF_CPP_MIN_LOG_LEVEL': '0'}
-  cli._set_environment(environment)
+  cli.set_environment(environment)
   assert environment['JAX_COMPILATION_CACHE_DIR'] == 'mine'
   assert environment['TF_CPP_MIN_LOG_LEVEL'] == '0'
 
@@ -187,7 +187,7 @@ def test_the_cache_is_in_the_users_cache_folder(tmp_path):
 def test_no_cache_is_used_where_none_can_be_written(tmp_path):
   (tmp_path / 'file').write_text('')
   environment = {'T5X_LITE_CACHE': str(tmp_path / 'file')}
-  cli._set_environment(environment)
+  cli.set_environment(environment)
   assert 'JAX_COMPILATION_CACHE_DIR' not in environment
 
 
@@ -195,7 +195,7 @@ def test_a_second_process_takes_compiled_programs_from_the_cache(tmp_path):
   program = textwrap.dedent("""
     import os
     from t5x_lite import cli
-    cli._set_environment(os.environ)
+    cli.set_environment(os.environ)
     import jax
     hits = []
     jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))

@@ -221,16 +221,18 @@ class CheckpointManager:
       for name, leaf in leaves.items()
     }
 
-  def read_param(self, step: int, name: str, dtype) -> np.ndarray:
-    """Reads one of `saved_params` alone, in a dtype.
+  def read_params(self, step: int, dtypes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Reads some of `saved_params`, each in the dtype that it is named with.
 
     Raises:
-      UserError: it is damaged.
+      UserError: one is damaged.
     """
+    wanted = {_PARAMS + name: dtype for name, dtype in dtypes.items()}
     try:
-      return storage.read(self.path(step), storage.PARAMS, _PARAMS + name, dtype)
+      arrays = storage.read(self.path(step), storage.PARAMS, wanted)
     except Exception as error:
       raise self._damaged(step, error) from error
+    return {name.removeprefix(_PARAMS): array for name, array in arrays.items()}
 
   def batches_state(self, step: int) -> bytes | None:
     """This host's position in its data, or None if none was saved.

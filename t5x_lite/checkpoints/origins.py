@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ _SHAPELESS = (
   'mlp_activations',
   'relative_attention_max_distance',
 )
+# Each time that Orbax is asked to read costs it as long as so many bytes take.
+_GROUP_BYTES = 64 * 1024**2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,19 +94,29 @@ class Checkpoint:
   def read(self, name: str) -> np.ndarray:
     """Returns one of these arrays, in the dtype it was saved in.
 
-    The stack that the last one was a layer of is kept, so that each is read once if they are taken
-    in the order of `shapes`.
+    Those that follow it are read with it, so that each is read once, and small ones many at a time,
+    if they are taken in the order of `shapes`.
     """
     if self.base is not None and name not in self._apart:
       return self.base.read(name)
     origin = self._apart[name]
     (saved_name,) = origin.names
-    if self._last.get('name') != saved_name:
-      self._last.clear()  # Before the next is read: there is never more than one in memory.
-      array = self.manager.read_param(self.step, saved_name, self._saved[saved_name].dtype)
-      self._last.update(name=saved_name, array=array)
-    array = self._last['array']
+    if saved_name not in self._held:
+      self._held.clear()  # Before others are read: there is never more than one group in memory.
+      self._held.update(self.manager.read_params(self.step, self._group(saved_name)))
+    array = self._held[saved_name]
     return array if origin.index is None else array[origin.index]
+
+  def _group(self, first):
+    """The dtypes of the saved array `first` and of those after it, as many as are read at once."""
+    group, size = {}, 0
+    for name in itertools.dropwhile(lambda name: name != first, self._saved):
+      leaf = self._saved[name]
+      size += leaf.size * leaf.dtype.itemsize
+      if group and size > _GROUP_BYTES:
+        break
+      group[name] = leaf.dtype
+    return group
 
   @functools.cached_property
   def _saved(self):
@@ -114,7 +127,7 @@ class Checkpoint:
     return layout.apart({name: leaf.shape for name, leaf in self._saved.items()})
 
   @functools.cached_property
-  def _last(self) -> dict[str, Any]:
+  def _held(self) -> dict[str, np.ndarray]:
     return {}
 
   def restore_params(self, abstract_params):

@@ -142,10 +142,10 @@ def load(path: epath.Path, items: Mapping[str, Mapping[str, Any]]) -> dict[str, 
   return {item: layout.flatten(loaded[item]) for item in items}
 
 
-def read(path: epath.Path, item: str, name: str, dtype) -> np.ndarray:
-  """Reads one array of a folder."""
+def read(path: epath.Path, item: str, dtypes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """Reads some arrays of a folder, those that `dtypes` names, in these dtypes."""
   context = ocp.Context()
   context.pytree.loading.partial_load = True
-  wanted = layout.unflatten({name: np.empty(0, dtype)})
+  wanted = layout.unflatten({name: np.empty(0, dtype) for name, dtype in dtypes.items()})
   with context:
-    return layout.flatten(ocp.load_checkpointables(path, {item: wanted})[item])[name]
+    return layout.flatten(ocp.load_checkpointables(path, {item: wanted})[item])

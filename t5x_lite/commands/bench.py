@@ -290,11 +290,20 @@ def _compile(function, *arguments):
   import time
 
   import jax
+  from jax.experimental.compilation_cache import compilation_cache
 
-  jax.config.update('jax_enable_compilation_cache', False)
-  start = time.perf_counter()
-  compiled = function.lower(*arguments).compile()
-  return compiled, time.perf_counter() - start
+  def use_cache(is_used):
+    jax.config.update('jax_enable_compilation_cache', is_used)
+    compilation_cache.reset_cache()  # Whether it is used is decided once, and then remembered.
+
+  was_used = jax.config.jax_enable_compilation_cache
+  use_cache(False)
+  try:
+    start = time.perf_counter()
+    compiled = function.lower(*arguments).compile()
+    return compiled, time.perf_counter() - start
+  finally:
+    use_cache(was_used)
 
 
 def _median(values):

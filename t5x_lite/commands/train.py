@@ -198,7 +198,7 @@ def train(
       data_vocabulary.save(vocabulary, model_dir / 'vocabulary')
     display.message(sharding.summary(state))
     evaluate = None
-    if evaluation is not None:
+    if evaluation is not None and loop.eval_period is not None:
       task_evaluator = evaluator.Evaluator(
         evaluation,
         inference.Inference(model, device_mesh, mesh.rules),

@@ -1,6 +1,7 @@
 """Folders written for Hugging Face: the same arrays to the bit, and nothing left where it fails."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -57,16 +58,25 @@ def test_what_came_from_hugging_face_goes_back_to_the_bit(shared_data, tmp_path,
   assert {key: theirs[key] for key in settings} == settings
 
 
-def test_a_stack_is_read_once_however_many_layers_it_has(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize('group_bytes', [1, 1500, 2**20])
+def test_each_array_is_read_once_and_small_ones_together(run, tmp_path, monkeypatch, group_bytes):
   reads = []
-  read = manager.CheckpointManager.read_param
+  read = manager.CheckpointManager.read_params
+  monkeypatch.setattr(origins, '_GROUP_BYTES', group_bytes)
   monkeypatch.setattr(
     manager.CheckpointManager,
-    'read_param',
-    lambda self, step, name, dtype: reads.append(name) or read(self, step, name, dtype),
+    'read_params',
+    lambda self, step, dtypes: reads.append(list(dtypes)) or read(self, step, dtypes),
   )
   huggingface.write_folder(run, tmp_path / 'folder')
-  assert sorted(reads) == sorted(run.manager.saved_params(7))
+  saved = run.manager.saved_params(7)
+  assert sorted(itertools.chain(*reads)) == sorted(saved)
+  sizes = [sum(4 * saved[name].size for name in names) for names in reads]
+  assert all(
+    len(names) == 1 or size <= group_bytes for names, size in zip(reads, sizes, strict=True)
+  )
+  assert (len(reads) == 1) == (group_bytes == 2**20)
+  assert (len(reads) == len(saved)) == (group_bytes == 1)
   layers = [run.read(f'decoder/layers_{i}/mlp/wi_0/kernel') for i in range(3)]
   assert len({layer.tobytes() for layer in layers}) == 3
 

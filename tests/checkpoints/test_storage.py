@@ -38,7 +38,8 @@ def test_parameters_written_one_by_one_are_those_that_are_read(checkpoints, monk
   assert os.listdir(checkpoints.directory) == ['5']
   for name, array in PARAMS.items():
     assert checkpoints.saved_params(5)[name].shape == array.shape
-    np.testing.assert_array_equal(checkpoints.read_param(5, name, np.float32), array, strict=True)
+    read = checkpoints.read_params(5, {name: np.float32})
+    np.testing.assert_equal(read, {name: array}, strict=True)
 
 
 def test_parameters_written_one_by_one_are_restored_in_either_form_of_layers(checkpoints):

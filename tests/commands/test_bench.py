@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 
 import byte_runs
 import pytest
@@ -39,6 +40,27 @@ def test_models_are_measured_without_tensorflow(what, files):
   assert figures['parameters'] > 384 * 8 * 2  # Both embeddings and the layers.
   assert figures['mfu'] is None  # Nobody publishes the peak of a CPU.
   assert figures['peak_process_bytes'] > 2**20
+
+
+def test_compiling_is_timed_even_if_the_cache_has_what_is_compiled(monkeypatch, tmp_path):
+  program = textwrap.dedent("""
+    import os
+    import jax, numpy as np
+    from t5x_lite.commands import bench
+    folder = os.environ['JAX_COMPILATION_CACHE_DIR']
+    programs = lambda: {file.rpartition('-')[0] for file in os.listdir(folder) if 'jit_' in file}
+    functions = [jax.jit(lambda x, i=i: x + i) for i in range(3)]
+    functions[0](np.ones(1))
+    before = programs()
+    compiled, seconds = bench._compile(functions[1], np.ones(1))
+    print(len(before), len(programs() - before), compiled(np.ones(1)), seconds > 0)
+    functions[2](np.ones(1))
+    print(len(programs() - before))
+  """)
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path))
+  monkeypatch.setenv('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
+  done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
+  assert done.stdout == '1 0 [2.] True\n1\n', done.stderr
 
 
 def test_data_is_measured_and_its_figures_are_readable(main):

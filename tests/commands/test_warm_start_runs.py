@@ -1,7 +1,5 @@
 """Runs that start from checkpoints, whoever wrote them, through the command line."""
 
-import re
-
 import byte_runs
 import numpy as np
 import pytest
@@ -48,12 +46,13 @@ def as_t5x_writes_it(checkpoint, file):
   origin = origins.open_origin(checkpoint)
   params = {name: origin.read(name) for name in origin.shapes}
   states = {}
-  for name in storage.saved(checkpoint, storage.TRAINING):
-    if match := re.fullmatch('opt_state/1/v/(.*)', name):
-      array = storage.read(checkpoint, storage.TRAINING, name, np.float32)
-      for param, piece in layout.apart({match[1]: array.shape}).items():
-        states[f'{param}/v'] = array if piece.index is None else array[piece.index]
-        states |= {f'{param}/{slot}': np.zeros(1) for slot in ('m', 'v_row', 'v_col')}
+  saved = storage.saved(checkpoint, storage.TRAINING)
+  moments = {name: np.float32 for name in saved if name.startswith('opt_state/1/v/')}
+  for name, array in storage.read(checkpoint, storage.TRAINING, moments).items():
+    moment = {name.removeprefix('opt_state/1/v/'): array.shape}
+    for param, piece in layout.apart(moment).items():
+      states[f'{param}/v'] = array if piece.index is None else array[piece.index]
+      states |= {f'{param}/{slot}': np.zeros(1) for slot in ('m', 'v_row', 'v_col')}
   state = {'step': np.int32(origin.step), 'param_states': layout.unflatten(states)}
   content = {'version': 3, 'optimizer': {'target': layout.unflatten(params), 'state': state}}
   file.write_bytes(serialization.msgpack_serialize(content))

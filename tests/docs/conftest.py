@@ -1,10 +1,16 @@
-"""A reader's working directory."""
+"""A reader's working directory, and a shell in it."""
 
+import functools
+import os
+import pathlib
+import shlex
 import shutil
+import subprocess
+import sys
 
 import pytest
 from flax import serialization
-from pages import blocks, run
+from pages import XLA_FLAGS, blocks, run
 
 from t5x_lite.checkpoints import layout, origins
 
@@ -30,6 +36,31 @@ def folder(review_files, tmp_path_factory):
   )
   write_run_of_t5x(folder / 'quickstart_runs' / 'pretrain', folder)
   return folder
+
+
+@pytest.fixture(scope='session')
+def shell(folder, tmp_path_factory):
+  """Function that runs a script in the reader's directory; all its commands share one process."""
+  commands = tmp_path_factory.mktemp('commands')
+  program = [sys.executable, str(pathlib.Path(__file__).with_name('shell.py')), 'socket']
+  server = subprocess.Popen(
+    program,
+    cwd=commands,
+    env=os.environ | {'XLA_FLAGS': XLA_FLAGS},
+    stdin=subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
+  )
+  assert server.stdout.readline() == b'ready\n'
+  program[-1] = str(commands / 'socket')
+  own = shlex.join([sys.executable, '-m', 't5x_lite'])
+  (commands / 't5x-lite').write_text(
+    f'#!/bin/sh\n[ "$XLA_FLAGS" = {XLA_FLAGS} ] || exec {own} "$@"\n'
+    f'exec {shlex.join(program)} "$@"\n'
+  )
+  (commands / 't5x-lite').chmod(0o755)
+  yield functools.partial(run, folder, commands=commands)
+  server.terminate()
+  server.wait()
 
 
 def write_run_of_t5x(run, folder):

@@ -1,13 +1,13 @@
 """The commands of docs/checkpoints.md, as they stand there."""
 
 import pytest
-from pages import run, scripts
+from pages import scripts
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_page_on_checkpoints_run(folder):
+def test_the_commands_of_the_page_on_checkpoints_run(folder, shell):
   for script in scripts('docs/checkpoints.md'):
-    run(folder, script)
+    shell(script)
   assert (folder / 'my_folder' / 'tokenizer_config.json').exists()
   for name in ('my_run_from_folder', 'my_deeper_run'):
     assert (folder / name / 'checkpoints' / '2').exists()

@@ -1,13 +1,13 @@
 """The commands of docs/fine_tuning.md, as they stand there."""
 
 import pytest
-from pages import run, scripts
+from pages import scripts
 
 
 @pytest.mark.slow
-def test_the_commands_of_the_page_on_fine_tuning_run(folder):
+def test_the_commands_of_the_page_on_fine_tuning_run(folder, shell):
   for script in scripts('docs/fine_tuning.md'):
-    run(folder, script)
+    shell(script)
   assert (folder / 'my_merged_ia3_model' / 'model.safetensors').exists()
   assert 'trainable parameters' in (folder / 'my_decoder_run' / 'sharding.txt').read_text()
   merged = [
