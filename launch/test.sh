@@ -16,5 +16,6 @@ for script in launch/*.sh .ci/run; do
   bash -n "$script"
 done
 
-# Compiling and tracing keep one core busy, so a process for each pays; four hold enough memory.
-python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile "$@"
+# Compiling and tracing keep one core busy, so a process for each pays; four hold enough memory. The
+# files of fewest tests, which would come last, are the ones that take longest.
+python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder "$@"

@@ -1,8 +1,13 @@
 """Fixtures that every test may use."""
 
+import dataclasses
 import json
 import os
 import pathlib
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
 
 import pytest
 
@@ -43,3 +48,38 @@ def review_files(tmp_path_factory):
     (folder / f'{split}.jsonl').write_text('\n'.join(lines) + '\n', encoding='utf-8')
   os.environ['BYTE_TASKS_DIR'] = str(folder)
   return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Commands:
+  """A folder with a `t5x-lite` whose calls share one process, and the environment that is for."""
+
+  folder: pathlib.Path
+  environment: Mapping[str, str]
+
+
+@pytest.fixture(scope='session')
+def commands(tmp_path_factory):
+  """`Commands` on one device, as a laptop is."""
+  folder = tmp_path_factory.mktemp('commands')
+  flags = '--xla_backend_optimization_level=0'
+  environment = os.environ | {'XLA_FLAGS': flags}
+  program = [sys.executable, str(pathlib.Path(__file__).with_name('command_server.py'))]
+  # Relative, since a socket's path may have a hundred characters only.
+  server = subprocess.Popen(
+    [*program, 'socket'],
+    cwd=folder,
+    env=environment,
+    stdin=subprocess.DEVNULL,
+    stdout=subprocess.PIPE,
+  )
+  assert server.stdout.readline() == b'ready\n'
+  own = shlex.join([sys.executable, '-m', 't5x_lite'])
+  shared = shlex.join([*program, str(folder / 'socket')])
+  (folder / 't5x-lite').write_text(
+    f'#!/bin/sh\n[ "$XLA_FLAGS" = {flags} ] || exec {own} "$@"\nexec {shared} "$@"\n'
+  )
+  (folder / 't5x-lite').chmod(0o755)
+  yield Commands(folder, environment)
+  server.terminate()
+  server.wait()

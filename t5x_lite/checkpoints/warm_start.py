@@ -13,7 +13,7 @@ from t5x_lite.training import state as training_state
 
 # The axis that the vocabulary has in a parameter.
 _VOCABULARY_AXES = {'token_embedder/embedding': 0, 'decoder/logits_dense/kernel': 1}
-_LAYER = re.compile(r'layers_(\d+)')
+_LAYER = re.compile(r'layers_\d+')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,22 +1,17 @@
 """A reader's working directory, and a shell in it."""
 
 import functools
-import os
-import pathlib
-import shlex
 import shutil
-import subprocess
-import sys
 
 import pytest
 from flax import serialization
-from pages import XLA_FLAGS, blocks, run
+from pages import blocks, run
 
 from t5x_lite.checkpoints import layout, origins
 
 
 @pytest.fixture(scope='session')
-def folder(review_files, tmp_path_factory):
+def folder(review_files, commands, tmp_path_factory):
   """A reader's working directory: data, the pages' files, and a model to start from."""
   folder = tmp_path_factory.mktemp('reader')
   for name in ('train.jsonl', 'validation.jsonl'):
@@ -29,6 +24,7 @@ def folder(review_files, tmp_path_factory):
   (folder / 'my_run.gin').write_text(blocks('docs/training.md', 'gin')[0], encoding='utf-8')
   run(
     folder,
+    commands,
     't5x-lite train --gin_file=quickstart/model.gin --gin_file=runs/pretrain.gin'
     ' --gin.MODEL_DIR=quickstart_runs/pretrain --gin.TRAIN_STEPS=2 --gin.BATCH_SIZE=8'
     ' --gin.MIXTURE_OR_TASK_NAME=quickstart_span_corruption --gin.EVAL_PERIOD=None'
@@ -39,28 +35,9 @@ def folder(review_files, tmp_path_factory):
 
 
 @pytest.fixture(scope='session')
-def shell(folder, tmp_path_factory):
-  """Function that runs a script in the reader's directory; all its commands share one process."""
-  commands = tmp_path_factory.mktemp('commands')
-  program = [sys.executable, str(pathlib.Path(__file__).with_name('shell.py')), 'socket']
-  server = subprocess.Popen(
-    program,
-    cwd=commands,
-    env=os.environ | {'XLA_FLAGS': XLA_FLAGS},
-    stdin=subprocess.DEVNULL,
-    stdout=subprocess.PIPE,
-  )
-  assert server.stdout.readline() == b'ready\n'
-  program[-1] = str(commands / 'socket')
-  own = shlex.join([sys.executable, '-m', 't5x_lite'])
-  (commands / 't5x-lite').write_text(
-    f'#!/bin/sh\n[ "$XLA_FLAGS" = {XLA_FLAGS} ] || exec {own} "$@"\n'
-    f'exec {shlex.join(program)} "$@"\n'
-  )
-  (commands / 't5x-lite').chmod(0o755)
-  yield functools.partial(run, folder, commands=commands)
-  server.terminate()
-  server.wait()
+def shell(folder, commands):
+  """Function that runs a script in the reader's directory and returns what it printed."""
+  return functools.partial(run, folder, commands)
 
 
 def write_run_of_t5x(run, folder):

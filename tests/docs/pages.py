@@ -9,8 +9,6 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The README's own test of these is that they are how tests are run and installed.
 ELSEWHERE = ('bash launch/', 'pip install')
-# On one device, as a reader's laptop is. What is run so briefly takes longest to compile.
-XLA_FLAGS = '--xla_backend_optimization_level=0'
 
 
 def blocks(page, language):
@@ -23,17 +21,16 @@ def scripts(page):
   return [block for block in blocks(page, 'sh') if not block.startswith(ELSEWHERE)]
 
 
-def run(folder, script, commands=None):
+def run(folder, commands, script):
   """Runs a script as a reader would and returns what it printed.
 
   Args:
     folder: where it runs.
+    commands: `Commands`, which come before those of this Python.
     script: lines of bash.
-    commands: folder of commands that come before those of this Python.
   """
-  path = [commands, pathlib.Path(sys.executable).parent, os.environ['PATH']]
-  path = os.pathsep.join(str(folder) for folder in path if folder)
-  environment = os.environ | {'PATH': path, 'XLA_FLAGS': XLA_FLAGS}
+  path = [commands.folder, pathlib.Path(sys.executable).parent, os.environ['PATH']]
+  environment = commands.environment | {'PATH': os.pathsep.join(map(str, path))}
   done = subprocess.run(
     ['bash', '-euc', script], cwd=folder, env=environment, capture_output=True, text=True
   )

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import os
 import pathlib
 import subprocess
 import sys
@@ -28,20 +27,23 @@ def report():
 
 
 @pytest.fixture
-def environment(tmp_path):
+def environment(commands, tmp_path):
   """Variables that make the script use the packages of this Python, and install nothing."""
   if sys.prefix == sys.base_prefix:
     pytest.skip('needs to run in a virtual environment')
   venv = tmp_path / 'venv'
-  venv.mkdir()
+  (venv / 'bin').mkdir(parents=True)
   for path in pathlib.Path(sys.prefix).iterdir():
-    if not path.name.startswith('t5x_lite-'):
+    if path.name != 'bin' and not path.name.startswith('t5x_lite-'):
       (venv / path.name).symlink_to(path)
+  for path in pathlib.Path(sys.prefix, 'bin').iterdir():
+    if path.name != 't5x-lite':
+      (venv / 'bin' / path.name).symlink_to(path)
+  (venv / 'bin' / 't5x-lite').symlink_to(commands.folder / 't5x-lite')
   # What launch/environment.sh leaves behind when it has installed everything.
   stamp = [(ROOT / name).read_text() for name in ('setup.cfg', 'pyproject.toml')]
   (venv / 't5x_lite-quickstart').write_text(''.join(stamp) + f'{ROOT}\n')
-  variables = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
-  return variables | {'VENV': str(venv), 'PYTHON': sys.executable}
+  return commands.environment | {'VENV': str(venv), 'PYTHON': sys.executable}
 
 
 def run(environment, *arguments, **variables):

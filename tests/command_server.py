@@ -1,9 +1,9 @@
 """Runs the commands of many scripts in one process, which imports TensorFlow once for all of them.
 
-    python shell.py SOCKET            serves
-    python shell.py SOCKET ARGUMENT...  has `t5x-lite ARGUMENT...` run where it stands
+    python command_server.py SOCKET              serves
+    python command_server.py SOCKET ARGUMENT...  has `t5x-lite ARGUMENT...` run where it stands
 
-What the process holds when it starts a command, such as XLA_FLAGS, is that of the server.
+The environment is that of the server.
 """
 
 import json
