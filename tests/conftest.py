@@ -59,8 +59,9 @@ class Commands:
 
 
 @pytest.fixture(scope='session')
-def commands(tmp_path_factory):
+def commands(review_files, tmp_path_factory):
   """`Commands` on one device, as a laptop is."""
+  del review_files  # But for the variable that it sets.
   folder = tmp_path_factory.mktemp('commands')
   flags = '--xla_backend_optimization_level=0'
   environment = os.environ | {'XLA_FLAGS': flags}

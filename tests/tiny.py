@@ -1,6 +1,12 @@
 """The model that most tests are about: one small enough that only compiling it takes time."""
 
+import jax
+import numpy as np
+
+from t5x_lite import sharding
+from t5x_lite.models import architectures
 from t5x_lite.models.config import T5Config
+from t5x_lite.training import state
 
 SHAPE = {
   'vocab_size': 32,
@@ -16,3 +22,14 @@ SHAPE = {
 def config(**changes) -> T5Config:
   """Returns the tiny model's configuration in float32, changed as a test needs it."""
   return T5Config(**{**SHAPE, 'dtype': 'float32', **changes})
+
+
+def params(config, seed=0):
+  """Returns random parameters, ones in the norms, as numpy arrays; nothing is compiled for them."""
+  rng = np.random.default_rng(seed)
+
+  def draw(path, x):
+    is_scale = sharding.names(path)[-1] == 'scale'
+    return (np.ones(x.shape) if is_scale else rng.normal(0, 0.4, x.shape)).astype(x.dtype)
+
+  return jax.tree_util.tree_map_with_path(draw, state.param_shapes(architectures.create(config)))

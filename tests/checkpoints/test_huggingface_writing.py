@@ -35,8 +35,7 @@ def checkpoint(folder, config, params):
 def run(tmp_path):
   """A checkpoint of random parameters with stacked layers, two of which are alike in nothing."""
   config = tiny.config(num_encoder_layers=2, num_decoder_layers=3)
-  params = training_state.create_params(encoder_decoder.T5(config), abstract_params(config), seed=0)
-  return checkpoint(tmp_path / 'run', config, params)
+  return checkpoint(tmp_path / 'run', config, tiny.params(config))
 
 
 @pytest.mark.parametrize('scan_layers', [False, True])

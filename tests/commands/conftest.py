@@ -1,6 +1,5 @@
 """Runs of the command line on a small task of real reviews."""
 
-import os
 import subprocess
 import sys
 
@@ -8,18 +7,17 @@ import pytest
 
 
 @pytest.fixture
-def command(review_files):
-  """Function that starts `t5x-lite` in a process of its own, on one device."""
-  del review_files
-  environment = os.environ | {'XLA_FLAGS': '--xla_backend_optimization_level=0'}
+def command(commands):
+  """Function that starts `t5x-lite` on one device, in a process of its own unless it is `shared`."""
 
-  def start(*arguments):
+  def start(*arguments, shared=False):
+    program = [commands.folder / 't5x-lite'] if shared else [sys.executable, '-m', 't5x_lite']
     return subprocess.Popen(
-      [sys.executable, '-m', 't5x_lite', *map(str, arguments)],
+      [*program, *map(str, arguments)],
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
-      env=environment,
+      env=commands.environment,
     )
 
   return start

@@ -8,12 +8,11 @@ import byte_runs
 import numpy as np
 import pytest
 import seqio
+import tiny
 
 from t5x_lite.checkpoints import huggingface, manager, origins
 from t5x_lite.data import vocabulary
-from t5x_lite.models import encoder_decoder
 from t5x_lite.models.config import T5Config
-from t5x_lite.training import state as training_state
 
 TRAINED = {
   'lora': r'.*/lora_[ab]',
@@ -26,20 +25,13 @@ TRAINED = {
 @pytest.fixture(scope='module')
 def base(tmp_path_factory):
   """Folder of a run with random parameters, its layers apart."""
-  from t5x_lite import sharding
-
   folder = tmp_path_factory.mktemp('base')
   config = T5Config(384, 8, 4, 4, 16, 2, 2, dtype='float32', scan_layers=False)
   bytes_ = seqio.ByteVocabulary(extra_ids=100)
   vocabulary.save(bytes_, folder / 'vocabulary')
-  mesh = sharding.make_mesh(sharding.data_parallel())
-  module = encoder_decoder.T5(config)
-  params = training_state.create_params(
-    module, training_state.abstract_params(module, mesh, sharding.RULES), seed=1
-  )
   with manager.CheckpointManager(folder / 'checkpoints') as checkpoints:
     metadata = {'model': dataclasses.asdict(config), 'vocabulary': vocabulary.fingerprint(bytes_)}
-    checkpoints.save(7, {'params': params}, metadata=metadata)
+    checkpoints.save(7, {'params': tiny.params(config)}, metadata=metadata)
   return folder
 
 
@@ -73,9 +65,10 @@ def test_every_kind_trains_what_it_names_and_keeps_nothing_else(main, base, tmp_
     is_same = np.array_equal(checkpoint.read(name), before.read(name))
     assert is_same == (adapter != 'norms' or not re.fullmatch(TRAINED['norms'], name)), name
 
-  status, printed, errors = main('eval', f'--gin.MODEL_DIR={run}', f'--module={byte_runs.MODULE}')
-  assert status == 0, errors
-  assert 'byte_sentiment/loss' in printed
+  if adapter == 'prompt':  # The only one that changes how decoding starts.
+    status, printed, errors = main('eval', f'--gin.MODEL_DIR={run}', f'--module={byte_runs.MODULE}')
+    assert status == 0, errors
+    assert 'byte_sentiment/loss' in printed
 
 
 @pytest.mark.slow

@@ -12,26 +12,20 @@ import tiny
 from t5x_lite import cli
 from t5x_lite.checkpoints import huggingface, manager, origins
 from t5x_lite.data import vocabulary
-from t5x_lite.models import encoder_decoder
-from t5x_lite.training import state as training_state
 
 
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   """Folder of a run on bytes."""
-  from t5x_lite import sharding
 
   folder = tmp_path_factory.mktemp('converted') / 'run'
   (folder / 'vocabulary').mkdir(parents=True)
   words = seqio.ByteVocabulary(extra_ids=100)  # That of byte_tasks.py.
   vocabulary.save(words, folder / 'vocabulary')
   config = tiny.config(vocab_size=384)
-  mesh = sharding.make_mesh(sharding.data_parallel())
-  module = encoder_decoder.T5(config)
-  abstract = training_state.abstract_params(module, mesh, sharding.RULES)
   with manager.CheckpointManager(folder / 'checkpoints') as checkpoints:
     for step in (3, 5):
-      params = training_state.create_params(module, abstract, seed=step)
+      params = tiny.params(config, seed=step)
       metadata = {
         'model': dataclasses.asdict(config),
         'vocabulary': vocabulary.fingerprint(words),

@@ -28,8 +28,9 @@ def test_a_killed_run_repeats_the_losses_of_one_that_was_never_killed(command, t
     '--gin.EVAL_PERIOD=None',
     '--gin.DROPOUT_RATE=0.1',
   )
-  undisturbed = command(*arguments, f'--gin.MODEL_DIR={tmp_path / "undisturbed"}')
-  assert undisturbed.wait() == 0, undisturbed.stderr.read()
+  undisturbed = command(*arguments, f'--gin.MODEL_DIR={tmp_path / "undisturbed"}', shared=True)
+  _, printed = undisturbed.communicate()
+  assert undisturbed.returncode == 0, printed
   expected = byte_runs.losses(tmp_path / 'undisturbed')
   assert sorted(expected) == list(range(1, 41))
 
@@ -56,7 +57,7 @@ def test_a_killed_run_repeats_the_losses_of_one_that_was_never_killed(command, t
   stopped_at = max(byte_runs.losses(run))
   assert f'terminated at step {stopped_at}' in printed
 
-  fourth = command(*arguments, f'--gin.MODEL_DIR={run}')
+  fourth = command(*arguments, f'--gin.MODEL_DIR={run}', shared=True)
   _, printed = fourth.communicate()
   assert fourth.returncode == 0, printed
   assert stopped_at == 40 or f'resuming {run} at step {stopped_at}' in printed

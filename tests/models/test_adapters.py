@@ -35,10 +35,14 @@ def features(inputs=INPUTS):
   }
 
 
+def by_name(params):
+  return traverse_util.flatten_dict(params, sep='/')
+
+
 def create(config):
   """Returns new parameters, by name."""
   init = jax.jit(lambda: nn.unbox(encoder_decoder.T5(config).init(jax.random.key(0), features())))
-  return traverse_util.flatten_dict(init()['params'], sep='/')
+  return by_name(init()['params'])
 
 
 def logits(config, params, inputs=INPUTS):
@@ -50,16 +54,6 @@ def logits(config, params, inputs=INPUTS):
 def greedy(config, params):
   decode = jax.jit(functools.partial(sampling.greedy, config, max_length=5))
   return decode(params, INPUTS)
-
-
-def trained(params):
-  """Returns the parameters with noise in those of the adapter, as a nested dict."""
-  rng = np.random.default_rng(0)
-  noisy = {
-    name: x + rng.normal(0, 0.3, x.shape).astype(np.float32) if adapters.is_parameter(name) else x
-    for name, x in params.items()
-  }
-  return traverse_util.unflatten_dict(noisy, sep='/')
 
 
 @pytest.fixture(scope='module')
@@ -81,7 +75,7 @@ def test_a_new_adapter_leaves_every_logit_as_it_was(base, adapter):
 
 
 def test_an_adapter_lies_beside_what_it_adapts():
-  params = create(config(adapter=LoRA(rank=3)))
+  params = by_name(tiny.params(config(adapter=LoRA(rank=3))))
   new = {name: x.shape for name, x in params.items() if adapters.is_parameter(name)}
   expected = {}
   blocks = {
@@ -94,7 +88,7 @@ def test_an_adapter_lies_beside_what_it_adapts():
       expected[f'{block}/{kernel}/lora_a'] = (num_layers, 8, 3)
       expected[f'{block}/{kernel}/lora_b'] = (num_layers, 3, 8)
   assert new == expected
-  params = create(config(scan_layers=False, adapter=IA3()))
+  params = by_name(tiny.params(config(scan_layers=False, adapter=IA3())))
   new = {name: x.shape for name, x in params.items() if adapters.is_parameter(name)}
   assert len(new) == 2 * (2 + 1) + (2 + 2 + 1)
   assert new['decoder/layers_0/encoder_decoder_attention/value/ia3'] == (8,)
@@ -133,8 +127,8 @@ def test_lora_adds_a_scaled_product_of_low_rank_and_drops_inputs_of_that_alone()
 @pytest.mark.parametrize('adapter', [EVERY_KERNEL, IA3()])
 def test_a_merged_model_scores_and_decodes_as_the_adapted_one(adapter):
   adapted = config(adapter=adapter, scan_layers=False)
-  params = trained(create(adapted))
-  leaves = traverse_util.flatten_dict(params, sep='/')
+  params = tiny.params(adapted)
+  leaves = by_name(params)
   shapes = {name: x.shape for name, x in leaves.items()}
   weights = merging.merged(foreign.Weights('run', adapted, None, shapes, leaves.get))
   plain, merged = weights.model, {name: weights.read(name) for name in weights.shapes}
@@ -154,7 +148,7 @@ def test_a_merged_model_scores_and_decodes_as_the_adapted_one(adapter):
 @pytest.mark.parametrize('adapter', [EVERY_KERNEL, IA3(), Prompt(3, 'uniform')])
 def test_scanned_layers_compute_what_layers_apart_do(adapter):
   scanned = config(adapter=adapter, remat_policy='minimal')
-  params = trained(create(scanned))
+  params = tiny.params(scanned)
   apart = dataclasses.replace(scanned, scan_layers=False)
   np.testing.assert_allclose(
     logits(apart, stacking.unstack_layers(params)), logits(scanned, params), rtol=1e-5, atol=1e-5

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +10,7 @@ import optax
 import pytest
 import tiny
 
-from t5x_lite import losses, sharding
+from t5x_lite import losses
 from t5x_lite.models import architectures, stacking
 from t5x_lite.models.config import ARCHITECTURES, POSITION_SCHEMES
 from t5x_lite.training import step as training_step
@@ -71,20 +70,6 @@ def packed_batch_of(config, examples):
   return packed
 
 
-def random_params(config):
-  """Returns parameters that are no model's, the norms' scales apart, without compiling anything."""
-  batch = batch_of(config, EXAMPLES)
-  init = functools.partial(architectures.create(config).init, jax.random.key(0), batch)
-  shapes = nn.meta.unbox(jax.eval_shape(init)['params'])
-  rng = np.random.default_rng(0)
-
-  def draw(path, x):
-    scale = sharding.names(path)[-1] == 'scale'
-    return np.ones(x.shape, np.float32) if scale else rng.normal(0, 0.4, x.shape).astype(np.float32)
-
-  return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
 @pytest.mark.parametrize('architecture, scheme', PAIRINGS)
 def test_training_lowers_the_loss(architecture, scheme):
   config = config_of(architecture, scheme, num_layers=1, scan_layers=False)
@@ -107,7 +92,7 @@ def test_training_lowers_the_loss(architecture, scheme):
 
     return jax.lax.scan(step, (params, optimizer.init(params)), length=15)[1]
 
-  values = train(random_params(config))
+  values = train(tiny.params(config))
   assert values[-1] < 0.5 * values[0], values
 
 
@@ -115,7 +100,7 @@ def test_training_lowers_the_loss(architecture, scheme):
 def test_decoding_with_the_cache_gives_the_logits_of_teacher_forcing(architecture, scheme):
   """The former with its layers unrolled, the latter with scanned ones."""
   config = config_of(architecture, scheme)
-  params = random_params(config)
+  params = tiny.params(config)
   batch = batch_of(config, EXAMPLES)
   inputs = np.zeros((3, 5), np.int32)
   for row, (tokens, _) in zip(inputs, EXAMPLES, strict=True):
@@ -145,7 +130,7 @@ def test_decoding_with_the_cache_gives_the_logits_of_teacher_forcing(architectur
 @pytest.mark.parametrize('scheme', POSITION_SCHEMES)
 def test_packed_examples_do_not_see_each_other_and_count_positions_anew(architecture, scheme):
   config = config_of(architecture, scheme, num_layers=1, scan_layers=False)
-  params = random_params(config)
+  params = tiny.params(config)
   packed = packed_batch_of(config, EXAMPLES)
   model = architectures.create(config)
   alone, together = jit(lambda *batches: [model.apply({'params': params}, x) for x in batches])(
@@ -178,7 +163,7 @@ def test_scan_and_remat_change_neither_loss_nor_gradient(architecture, scheme):
 
     return jit(jax.value_and_grad(loss))(params)
 
-  params = random_params(config)
+  params = tiny.params(config)
   loss, gradient = loss_and_gradient(config, params)
   unrolled = dataclasses.replace(config, scan_layers=False, remat_policy='none')
   expected, expected_gradient = loss_and_gradient(unrolled, stacking.unstack_layers(params))

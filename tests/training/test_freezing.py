@@ -54,8 +54,11 @@ def train(config, trainable, *, optimizer=optax.adamw, mesh=ONE, steps=2, **sett
   model, optimizer = encoder_decoder.T5(config), optimizer(1e-2)
   with sharding.activate(mesh, sharding.RULES):
     abstract = state.abstract_state(model, optimizer, mesh, sharding.RULES, trainable)
-    params = state.create_params(model, abstract.params, seed=0)
-    before = flat(params)
+    before = tiny.params(config)
+    params = jax.tree.map(
+      lambda x, wanted: jax.device_put(x, wanted.sharding), before, abstract.params
+    )
+    before = flat(before)
     train_state = state.create(optimizer, params, abstract)
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     train_step = jax.jit(
@@ -99,7 +102,7 @@ def test_only_the_chosen_parameters_change_and_have_optimizer_state(optimizer):
 def test_gradients_are_those_of_training_everything():
   model = encoder_decoder.T5(LORA)
   abstract = state.abstract_state(model, optax.sgd(1.0), ONE, sharding.RULES, ONLY_LORA)
-  params = state.create_params(model, abstract.params, seed=0)
+  params = tiny.params(LORA)
   trainable, frozen = abstract.replace(params=params).split_params()
   accumulate = jax.jit(step.accumulate_gradients, static_argnums=(0, 3, 5), compiler_options=QUICK)
   _, whole = accumulate(model, params, batch_of(), LOSS, None, 1)
