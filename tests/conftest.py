@@ -65,18 +65,14 @@ def commands(review_files, tmp_path_factory):
   folder = tmp_path_factory.mktemp('commands')
   flags = '--xla_backend_optimization_level=0'
   environment = os.environ | {'XLA_FLAGS': flags}
-  program = [sys.executable, str(pathlib.Path(__file__).with_name('command_server.py'))]
-  # Relative, since a socket's path may have a hundred characters only.
+  server_file = pathlib.Path(__file__).with_name('command_server.py')
+  program = [sys.executable, str(server_file), str(folder / 'socket')]
   server = subprocess.Popen(
-    [*program, 'socket'],
-    cwd=folder,
-    env=environment,
-    stdin=subprocess.DEVNULL,
-    stdout=subprocess.PIPE,
+    program, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
   )
   assert server.stdout.readline() == b'ready\n'
   own = shlex.join([sys.executable, '-m', 't5x_lite'])
-  shared = shlex.join([*program, str(folder / 'socket')])
+  shared = shlex.join(program)
   (folder / 't5x-lite').write_text(
     f'#!/bin/sh\n[ "$XLA_FLAGS" = {flags} ] || exec {own} "$@"\nexec {shared} "$@"\n'
   )

@@ -26,7 +26,7 @@ class Shape:
   kind: typing.Literal['wide', 'deep'] = 'deep'
 
 
-def constant(value: float = 1.0):
+def steady(value: float = 1.0):
   return value
 
 
@@ -71,7 +71,7 @@ RUN = """
     model_dir = %MODEL_DIR
     train_steps = %TRAIN_STEPS
     optimizer = %OPTIMIZER
-    rate = @test_configuration.constant()
+    rate = @test_configuration.steady()
 """
 
 
@@ -141,10 +141,10 @@ def test_a_string_needs_no_quotes(run, text, value):
     ('train.seed=None', 'seed', None),
     ("train.lengths={'inputs': 128, 'targets': 32}", 'lengths', {'inputs': 128, 'targets': 32}),
     ('train.rate=%LEARNING_RATE', 'rate', 0.5),
-    ('constant.value=3.0', 'rate', 3.0),
+    ('steady.value=3.0', 'rate', 3.0),
     ('Shape.kind=wide', 'shape', Shape(4, 2, 'wide')),
     ('momentum.decay=0.8', 'optimizer', (1.0, 0.8)),
-    ('OPTIMIZER=@constant', 'optimizer', 1.0),
+    ('OPTIMIZER=@steady', 'optimizer', 1.0),
     ('OPTIMIZER=@operator.neg', 'optimizer', -1.0),
     ('OPTIMIZER=None', 'optimizer', None),
   ],
@@ -174,7 +174,7 @@ def test_overrides_take_values_references_and_macros(run, override, name, value)
       'SHAPE=@Shape',
       'SHAPE=@Shape: Shape is wanted, so brackets: @Shape()',
     ),
-    ('train.rate=@constant', 'float is wanted, so brackets: @constant()'),
+    ('train.rate=@steady', 'float is wanted, so brackets: @steady()'),
     ('train.lengths=inputs:128', 'Mapping[str, int] | None is wanted'),
     ("train.lengths={'inputs': 128", 'is not a value in gin'),
     ('MODEL_DIR=%ROOT', 'ROOT is not set; pass --gin.ROOT=...'),
@@ -289,7 +289,7 @@ def test_files_are_found_in_search_paths_and_beside_the_file_that_includes_them(
 
 
 def test_the_operative_config_repeats_the_run_and_can_be_changed(run, gin_file):
-  expected = run('constant.value=0.25')
+  expected = run('steady.value=0.25')
   text = configuration.operative_config()
   configuration.parse([gin_file(text, 'operative.gin')])
   assert configuration.configured(this_module.train)() == expected
