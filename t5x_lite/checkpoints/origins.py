@@ -22,7 +22,7 @@ _SHAPELESS = (
   'mlp_activations',
   'relative_attention_max_distance',
 )
-# Each time that Orbax is asked to read costs it as long as so many bytes take.
+# Orbax takes tens of milliseconds each time that it is asked, so small arrays are read together.
 _GROUP_BYTES = 64 * 1024**2
 
 

@@ -65,10 +65,9 @@ def test_every_kind_trains_what_it_names_and_keeps_nothing_else(main, base, tmp_
     is_same = np.array_equal(checkpoint.read(name), before.read(name))
     assert is_same == (adapter != 'norms' or not re.fullmatch(TRAINED['norms'], name)), name
 
-  if adapter == 'prompt':  # The only one that changes how decoding starts.
-    status, printed, errors = main('eval', f'--gin.MODEL_DIR={run}', f'--module={byte_runs.MODULE}')
-    assert status == 0, errors
-    assert 'byte_sentiment/loss' in printed
+  status, printed, errors = main('eval', f'--gin.MODEL_DIR={run}', f'--module={byte_runs.MODULE}')
+  assert status == 0, errors
+  assert 'byte_sentiment/loss' in printed
 
 
 @pytest.mark.slow
