@@ -22,9 +22,11 @@ import select
 import sys
 
 import t5x_lite
-from t5x_lite import errors, gin_configs, modules
+from t5x_lite import choices, errors, gin_configs, modules
 
 COMMANDS = ('train', 'eval', 'infer', 'convert', 'tasks', 'vocab', 'bench')
+_READ_TASKS = ('train', 'eval', 'infer', 'tasks', 'vocab', 'bench')
+_CHOOSE_VOCABULARY = ('train', 'tasks', 'bench')
 
 _GIN_USAGE = """\
 gin:
@@ -61,6 +63,8 @@ def main(argv=None):
 def _run(argv):
   args, overrides = _parse_arguments(argv)
   set_environment(os.environ)
+  chosen = {name: getattr(args, name, None) for name in ('local_data', 'vocabulary')}
+  choices.begin(**{name: value for name, value in chosen.items() if value})
   modules.import_all(args.module)
   if args.uses_gin:
     from t5x_lite import configuration  # Imports gin, which `--help` does not need.
@@ -119,6 +123,8 @@ def _add_command(subparsers, name, command):
     help='Python module (my.tasks) or file (my_tasks.py) to import first, for the tasks that it '
     'registers; the working directory is searched too; may be repeated',
   )
+  if name in _READ_TASKS:
+    _add_task_arguments(parser, name in _CHOOSE_VOCABULARY)
   parser.set_defaults(
     run=command.run,
     uses_gin=uses_gin,
@@ -126,6 +132,25 @@ def _add_command(subparsers, name, command):
   )
   if uses_gin:
     _add_gin_arguments(parser, default_gin_files)
+
+
+def _add_task_arguments(parser, with_vocabulary):
+  group = parser.add_argument_group('tasks of the T5 benchmark')
+  group.add_argument(
+    '--local_data',
+    action='append',
+    default=[],
+    metavar='PATH',
+    help='folder of files to read in place of TensorFlow Datasets (PATH/glue/cola/train.tsv), or '
+    'DATASET=FOLDER, DATASET/SPLIT=FILE; may be repeated (default: $T5X_LITE_LOCAL_DATA)',
+  )
+  if with_vocabulary:
+    group.add_argument(
+      '--vocabulary',
+      metavar='PATH',
+      help="SentencePiece file, folder of a run, or 'bytes' (default: that of the checkpoint from "
+      "which a run goes on, else T5's)",
+    )
 
 
 def _add_gin_arguments(parser, default_gin_files):

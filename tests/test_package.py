@@ -14,7 +14,7 @@ PACKAGE = ROOT / 't5x_lite'
 
 # Imports go from the top downwards, or stay on a level.
 LEVELS = (
-  ('annotations', 'errors', 'modules'),
+  ('annotations', 'choices', 'errors', 'modules'),
   ('models', 'losses', 'sharding'),
   ('training', 'evaluation', 'decoding', 'checkpoints', 'data', 'monitoring'),
   ('commands', 'configuration', 'tasks', 'gin_configs'),

@@ -4,6 +4,7 @@ from t5x_lite import errors
 
 HELP = 'list tasks and mixtures, or show examples of one'
 
+_LENGTHS = {'inputs': 512, 'targets': 114}
 # Over how many rows the padding share is measured.
 _ROWS_FOR_PADDING = 256
 
@@ -21,7 +22,6 @@ def add_arguments(parser):
   parser.add_argument(
     '--lengths',
     type=parse_lengths,
-    default={'inputs': 512, 'targets': 114},
     metavar='inputs=512,targets=114',
     help='feature lengths, as TASK_FEATURE_LENGTHS (default: inputs=512,targets=114)',
   )
@@ -85,25 +85,29 @@ def _show(args):
 
   from t5x_lite.data import batches
 
+  features = batches.output_features(args.name)
+  lengths = args.lengths or {name: _LENGTHS[name] for name in _LENGTHS if name in features}
   config = batches.DatasetConfig(
     mixture_or_task_name=args.name,
-    task_feature_lengths=args.lengths,
+    task_feature_lengths=lengths,
     split=args.split,
     batch_size=1,
     shuffle=args.split == 'train',
     seed=args.seed,
     pack=args.pack,
   )
-  features = batches.output_features(args.name)
-  length_of = ', '.join(f'{name} {args.lengths.get(name)}' for name in features)
+  length_of = ', '.join(f'{name} {lengths.get(name)}' for name in features)
   print(f'{args.name}, split {args.split}: lengths {length_of}{", packed" if args.pack else ""}')
   for name, feature in features.items():
     vocabulary = feature.vocabulary
     print(f'{name}: {type(vocabulary).__name__} of {vocabulary.vocab_size} ids')
 
   read = batches.train_batches if config.shuffle else batches.eval_batches
-  rows = list(itertools.islice(read(config), max(args.examples, _ROWS_FOR_PADDING)))
-  columns = {'inputs': 'encoder_input_tokens', 'targets': 'decoder_target_tokens'}
+  has_inputs = 'inputs' in features
+  rows = read(config, has_encoder=has_inputs)
+  rows = list(itertools.islice(rows, max(args.examples, _ROWS_FOR_PADDING)))
+  columns = {'inputs': 'encoder_input_tokens'} if has_inputs else {}
+  columns['targets'] = 'decoder_target_tokens'
   for i, row in enumerate(rows[: args.examples]):
     print()
     for name, column in columns.items():

@@ -28,7 +28,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite import errors
-from t5x_lite.data import sources
+from t5x_lite.data import model_vocabulary, sources
 
 Batch = dict[str, np.ndarray]
 
@@ -79,7 +79,11 @@ def output_features(mixture_or_task_name: str) -> Mapping[str, seqio.Feature]:
   Returns:
     seqio features by name, for example `inputs` and `targets`.
   """
-  return get_mixture_or_task(mixture_or_task_name).output_features
+  features = get_mixture_or_task(mixture_or_task_name).output_features
+  return {
+    name: dataclasses.replace(feature, vocabulary=model_vocabulary.resolved(feature.vocabulary))
+    for name, feature in features.items()
+  }
 
 
 def train_batches(
@@ -322,16 +326,17 @@ def _examples(config, has_encoder, *, shuffle, seed, num_epochs, shard_info=None
   }
   # As seqio.get_dataset, except for one argument: rows that seqio caches in memory would be saved with every
   # position, and would come in the order of the first epoch in all the others.
-  dataset = get_mixture_or_task(config.mixture_or_task_name).get_dataset(
-    sequence_length=lengths,
-    split=config.split,
-    use_cached=config.use_cached,
-    shuffle=shuffle,
-    seed=seed,
-    shard_info=shard_info,
-    num_epochs=num_epochs,
-    try_in_mem_cache=False,
-  )
+  with sources.quiet():
+    dataset = get_mixture_or_task(config.mixture_or_task_name).get_dataset(
+      sequence_length=lengths,
+      split=config.split,
+      use_cached=config.use_cached,
+      shuffle=shuffle,
+      seed=seed,
+      shard_info=shard_info,
+      num_epochs=num_epochs,
+      try_in_mem_cache=False,
+    )
   # Texts and labels that tasks pass on for evaluation end here; the converter would warn of each.
   dataset = dataset.map(
     lambda example: {name: example[name] for name in lengths if name in example},

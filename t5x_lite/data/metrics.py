@@ -56,9 +56,17 @@ def all_match(targets: Sequence[int], predictions: Sequence[int]) -> dict[str, f
   return {'exact_match': 100.0 * float(np.array_equal(targets, predictions))}
 
 
-def invalid_predictions(targets: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:
-  """Share of predictions that are no label at all, in percent: high before a model knows its task."""
+def invalid_predictions(
+  targets: Sequence[int], predictions: Sequence[int | Mapping[str, int]]
+) -> dict[str, float]:
+  """Share of predictions that are no label at all, in percent: high before a model knows its task.
+
+  Args:
+    targets: not used.
+    predictions: class ids, or dicts with them as `value`.
+  """
   del targets
+  predictions = [each['value'] if isinstance(each, Mapping) else each for each in predictions]
   return {'invalid_predictions': 100.0 * float(np.mean(np.equal(predictions, INVALID)))}
 
 

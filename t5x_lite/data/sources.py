@@ -18,11 +18,12 @@ import glob
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import seqio
 import tensorflow as tf
+from absl import logging
 
 from t5x_lite import errors
 
@@ -78,6 +79,31 @@ class JsonLinesDataSource(seqio.FileDataSource):
     return matching_files(self._split_to_filepattern[split])
 
 
+class ParallelTextDataSource(seqio.FileDataSource):
+  """Text files whose lines are translations of each other: `{'en': ..., 'de': ...}`. Streams."""
+
+  def __init__(self, split_to_files: Mapping[str, Sequence[str]], languages: Sequence[str]):
+    """Names the files.
+
+    Args:
+      split_to_files: split name -> paths, as many of each language, which the suffixes name: train.en.gz, train.de.gz.
+      languages: such as ('en', 'de').
+
+    Raises:
+      UserError: a file has no counterpart.
+    """
+    self._shards = {
+      split: _parallel_files(files, languages) for split, files in split_to_files.items()
+    }
+    super().__init__(
+      read_file_fn=functools.partial(_read_parallel_lines, languages=languages),
+      split_to_filepattern=dict(split_to_files),
+    )
+
+  def list_shards(self, split: str) -> list[str]:
+    return self._shards[split]
+
+
 class RowsDataSource(seqio.DataSource):
   """Rows held in memory. Shuffles all of them anew in every epoch, and shards over hosts row by row."""
 
@@ -85,10 +111,12 @@ class RowsDataSource(seqio.DataSource):
     """Takes the function that reads the rows, which is called once a split and not before it is needed.
 
     Args:
-      read: split name -> columns of equal length, by name; a column of str or bytes, or an array of numbers.
+      read: split name -> columns of equal length, by name: texts, numbers, or a tf.RaggedTensor of lists.
       splits: names of the splits.
     """
-    self._read = functools.cache(read)
+    self._columns = functools.cache(
+      lambda split: {name: _tensor(column) for name, column in read(split).items()}
+    )
     # So a task may say shuffle_buffer_size=None, and its saved position stays small.
     super().__init__(splits=splits, performs_internal_shuffling=True)
 
@@ -100,7 +128,7 @@ class RowsDataSource(seqio.DataSource):
     return [split]
 
   def num_input_examples(self, split: str) -> int:
-    return len(next(iter(self._read(split).values())))
+    return next(iter(self._columns(split).values())).shape[0]
 
   def get_dataset(
     self,
@@ -110,8 +138,7 @@ class RowsDataSource(seqio.DataSource):
     shard_info: seqio.ShardInfo | None = None,
     **unused_kwargs,
   ) -> tf.data.Dataset:
-    columns = {name: tf.constant(column) for name, column in self._read(split).items()}
-    num_rows = self.num_input_examples(split)
+    columns, num_rows = self._columns(split), self.num_input_examples(split)
 
     def row_numbers(epoch_seed):
       # A permutation computed row by row: unlike a shuffle buffer it costs a saved iterator no space.
@@ -127,6 +154,10 @@ class RowsDataSource(seqio.DataSource):
     if shard_info is not None:
       rows = rows.shard(shard_info.num_shards, shard_info.index)
     return rows.map(lambda row: {name: tf.gather(column, row) for name, column in columns.items()})
+
+
+def _tensor(column):
+  return column if isinstance(column, tf.RaggedTensor) else tf.constant(column)
 
 
 class CsvDataSource(RowsDataSource):
@@ -176,6 +207,17 @@ class TsvDataSource(CsvDataSource):
     self, split_to_filepattern: Mapping[str, FilePatterns], fields: Fields, **csv_options
   ):
     super().__init__(split_to_filepattern, fields, delimiter='\t', **csv_options)
+
+
+@contextlib.contextmanager
+def quiet():
+  """Holds back the warnings of seqio and TFDS, where what they warn of is as we want it."""
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(logging.FATAL)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager
@@ -254,11 +296,68 @@ def _parse_line(file, number, line, *, fields, convert):
     except json.JSONDecodeError as error:
       raise errors.UserError(f'not JSON: {error.msg} at column {error.colno}') from None
     if not isinstance(example, dict):
-      raise errors.UserError(f'a JSON object is needed, this is {_shortened(example)}')
+      raise errors.UserError(f'a JSON object is needed, this is {shortened(example)}')
     return [_json_value(example, name, kind) for name, kind in fields.items()]
   except errors.UserError as error:
     where = f'{file.decode()}, line {number}: {error}'
     raise errors.UserError(_MESSAGE.format(where)) from None
+
+
+def _parallel_files(files, languages):
+  """The files of each language in their order, those that belong together joined by a tab."""
+  by_language = {
+    language: sorted(f for f in files if f.removesuffix('.gz').endswith(f'.{language}'))
+    for language in languages
+  }
+  counts = {language: len(files) for language, files in by_language.items()}
+  if 0 in counts.values() or len(set(counts.values())) > 1:
+    endings = ' and '.join(f'{count} for {language!r}' for language, count in counts.items())
+    raise errors.UserError(
+      f'parallel texts need as many files of each language, told by their endings: {endings} among '
+      + ', '.join(files)
+    )
+  matching_files(files)
+  return ['\t'.join(pair) for pair in zip(*by_language.values(), strict=True)]
+
+
+_END_OF_FILE = b'\0'
+
+
+def _read_parallel_lines(files, *, languages):
+  """Files joined by tabs (a scalar string tensor) as a dataset of their lines by language."""
+  paths = tf.strings.split(files, '\t')
+
+  def lines(i):
+    compression = tf.where(tf.strings.regex_full_match(paths[i], r'.*\.gz'), 'GZIP', '')
+    text = tf.data.TextLineDataset(paths[i], compression_type=compression)
+    return text.concatenate(tf.data.Dataset.from_tensors(_END_OF_FILE))
+
+  def check(number, *lines):
+    checked = tf.numpy_function(
+      _parse_parallel, [files, number, *lines], [tf.string] * len(languages)
+    )
+    return {name: tf.ensure_shape(line, []) for name, line in zip(languages, checked, strict=True)}
+
+  rows = tf.data.Dataset.zip(tuple(lines(i) for i in range(len(languages))))
+  rows = rows.enumerate(start=1).map(lambda number, lines: check(number, *lines))
+  return rows.filter(lambda example: example[languages[0]] != _END_OF_FILE)
+
+
+def _parse_parallel(files, number, *lines):
+  """The lines themselves, once they are known to be text, and of files of one length."""
+  names = files.decode().split('\t')
+  ended = [line == _END_OF_FILE for line in lines]
+  if any(ended) and not all(ended):
+    short = names[ended.index(True)]
+    where = f'{short} has {number - 1} lines, but {names[ended.index(False)]} has more'
+    raise errors.UserError(_MESSAGE.format(where))
+  for name, line in zip(names, lines, strict=True):
+    try:
+      line.decode()
+    except UnicodeDecodeError as error:
+      where = f'{name}, line {number}: not UTF-8 at byte {error.start + 1} of the line'
+      raise errors.UserError(_MESSAGE.format(where)) from None
+  return [np.array(line, object) for line in lines]
 
 
 def _json_value(example, name, kind):
@@ -268,7 +367,7 @@ def _json_value(example, name, kind):
   right = type(value) is kind or (kind is float and type(value) is int)
   if not right or (kind is int and not _fits_int64(value)):
     raise errors.UserError(
-      f'field {name!r} is {_shortened(value)}, but was declared as {kind.__name__}'
+      f'field {name!r} is {shortened(value)}, but was declared as {kind.__name__}'
     )
   # As an object, since an array of bytes would lose trailing zeros.
   return np.array(value.encode() if kind is str else value, _DTYPES[kind].as_numpy_dtype)
@@ -278,57 +377,38 @@ def _fits_int64(value):
   return -(2**63) <= value < 2**63
 
 
-def _shortened(value):
-  text = json.dumps(value)
+def shortened(value) -> str:
+  """Returns a value as JSON, to be named in an error; of a long one the beginning."""
+  text = json.dumps(value, ensure_ascii=False)
   return text if len(text) <= 60 else text[:57] + '...'
 
 
 # --- Tables, read whole ---
 
 
-def _read_table(file, fields, *, columns, delimiter, quoted):
-  """Rows of the wanted values; a mistake names the line on which its row begins."""
+def table_rows(
+  lines: Iterable[str], file: str, *, delimiter: str, quoted: bool
+) -> Iterator[tuple[int, list[str]]]:
+  """Yields the rows of a table that are not empty, and the line on which each begins."""
   reader = csv.reader(
-    _text_lines(file),
+    lines,
     delimiter=delimiter,
     quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
     strict=True,
   )
-  rows = []
   begins = 1
   try:
-    if columns is None:
-      columns = next(reader, None)
-      if columns is None:
-        raise errors.UserError('the file is empty, its first line should name the columns')
-    missing = [name for name in fields if name not in columns]
-    if missing:
-      raise errors.UserError(
-        f'no column {missing[0]!r}; the columns are {", ".join(map(repr, columns))}'
-      )
-    positions = [columns.index(name) for name in fields]
-    begins = reader.line_num + 1
     for row in reader:
-      if row and len(row) != len(columns):
-        raise errors.UserError(f'{len(row)} values for {len(columns)} columns')
       if row:
-        rows.append(
-          [
-            _table_value(row[position], name, kind)
-            for position, (name, kind) in zip(positions, fields.items(), strict=True)
-          ]
-        )
+        yield begins, row
       begins = reader.line_num + 1
   except csv.Error as error:
     hint = '; if quotes are plain characters in this file, pass quoted=False' if quoted else ''
     raise errors.UserError(f'{file}, line {begins}: {error}{hint}') from None
-  except errors.UserError as error:
-    raise errors.UserError(f'{file}, line {begins}: {error}') from None
-  return rows
 
 
-def _text_lines(file):
-  """Lines of a file as text, with their ends, which may stand within quotes."""
+def text_lines(file: str) -> Iterator[str]:
+  """Yields the lines of a file, gzipped or not, with their ends."""
   with tf.io.gfile.GFile(file, 'rb') as raw:
     data = raw.read()
   try:
@@ -339,7 +419,40 @@ def _text_lines(file):
     try:
       yield line.decode('utf-8-sig' if number == 1 else 'utf-8')
     except UnicodeDecodeError as error:
-      raise errors.UserError(f'not UTF-8 at byte {error.start + 1} of line {number}') from None
+      raise errors.UserError(
+        f'{file}, line {number}: not UTF-8 at byte {error.start + 1} of the line'
+      ) from None
+
+
+def _read_table(file, fields, *, columns, delimiter, quoted):
+  """Rows of the wanted values; a mistake names the line on which its row begins."""
+  numbered_rows = table_rows(text_lines(file), file, delimiter=delimiter, quoted=quoted)
+  if columns is None:
+    _, columns = next(numbered_rows, (1, None))
+    if columns is None:
+      raise errors.UserError(
+        f'{file}, line 1: the file is empty, its first line should name the columns'
+      )
+  missing = [name for name in fields if name not in columns]
+  if missing:
+    raise errors.UserError(
+      f'{file}, line 1: no column {missing[0]!r}; the columns are {", ".join(map(repr, columns))}'
+    )
+  positions = [columns.index(name) for name in fields]
+  rows = []
+  for line, row in numbered_rows:
+    try:
+      if len(row) != len(columns):
+        raise errors.UserError(f'{len(row)} values for {len(columns)} columns')
+      rows.append(
+        [
+          _table_value(row[position], name, kind)
+          for position, (name, kind) in zip(positions, fields.items(), strict=True)
+        ]
+      )
+    except errors.UserError as error:
+      raise errors.UserError(f'{file}, line {line}: {error}') from None
+  return rows
 
 
 def _table_value(text, name, kind):
@@ -353,5 +466,5 @@ def _table_value(text, name, kind):
   except ValueError:
     pass
   raise errors.UserError(
-    f'column {name!r} is {_shortened(text)}, but was declared as {kind.__name__}'
+    f'column {name!r} is {shortened(text)}, but was declared as {kind.__name__}'
   )

@@ -10,7 +10,6 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
-from absl import logging
 
 from t5x_lite import errors, sharding
 from t5x_lite.data import batches as data_batches
@@ -344,22 +343,18 @@ def _numpy_batches(dataset, batch_size) -> Iterator[inference.Batch]:
 def _seqio_evaluator(config, has_encoder):
   import seqio
 
-  verbosity = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)  # It warns of lengths and loggers that are as we want.
-  try:
-    with sources.readable_errors():
-      return seqio.Evaluator(
-        config.mixture_or_task_name,
-        data_batches.feature_converter(has_encoder, pack=False),
-        eval_split=config.split,
-        use_cached=config.use_cached,
-        seed=config.seed,
-        sequence_length=dict(config.task_feature_lengths),
-        num_examples=config.num_examples,
-        async_compute_metrics=False,
-      )
-  finally:
-    logging.set_verbosity(verbosity)
+  # It warns of lengths and loggers.
+  with sources.quiet(), sources.readable_errors():
+    return seqio.Evaluator(
+      config.mixture_or_task_name,
+      data_batches.feature_converter(has_encoder, pack=False),
+      eval_split=config.split,
+      use_cached=config.use_cached,
+      seed=config.seed,
+      sequence_length=dict(config.task_feature_lengths),
+      num_examples=config.num_examples,
+      async_compute_metrics=False,
+    )
 
 
 def _plain(metrics):

@@ -22,7 +22,8 @@ _ROTTEN_TOMATOES = 'quickstart_sentiment_rotten_tomatoes'
 
 
 def _rows(task, split):
-  return seqio.TaskRegistry.get(task).source._read(split)
+  columns = seqio.TaskRegistry.get(task).source._columns(split)
+  return {name: [text.decode() for text in column.numpy()] for name, column in columns.items()}
 
 
 def _words(text):
