@@ -1,7 +1,7 @@
 """`t5x-lite eval`: what the checkpoints of a run are worth."""
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 if typing.TYPE_CHECKING:
   from t5x_lite.sharding import MeshConfig
@@ -11,7 +11,7 @@ USES_GIN = True
 DEFAULT_GIN_FILES = ('runs/eval.gin',)
 
 # What is better when it is lower, by a part of the metric's name.
-_LOWER_IS_BETTER = ('loss', 'perplexity', 'error', 'invalid', 'distance')
+_LOWER_IS_BETTER = ('loss', 'perplexity', 'bits', 'error', 'invalid', 'distance')
 
 
 def add_arguments(parser):
@@ -31,10 +31,11 @@ def evaluate(
   *,
   model_dir: str,
   mesh: 'MeshConfig',
-  mixture_or_task_name: str | None = None,
+  mixture_or_task_name: str | Sequence[str] | None = None,
   task_feature_lengths: Mapping[str, int] | None = None,
   split: str = 'validation',
-  checkpoint: str | int = 'latest',
+  predict_by: str = 'generation',
+  checkpoint: str | int | Sequence[int] = 'latest',
   batch_size: int = 128,
   num_examples: int | None = None,
   dtype: str | None = None,
@@ -48,10 +49,11 @@ def evaluate(
   Args:
     model_dir: folder of the run.
     mesh: the devices.
-    mixture_or_task_name: what to evaluate on; None for what the run was trained on.
+    mixture_or_task_name: what to evaluate on, or several; None for what the run was trained on.
     task_feature_lengths: length of each feature; None for those of the run.
     split: split to evaluate on.
-    checkpoint: 'latest', 'all', or a step.
+    predict_by: 'generation' or 'ranking', see `EvaluationConfig`.
+    checkpoint: 'latest', 'all', a step, or several.
     batch_size: examples at a time, over all devices.
     num_examples: the most examples of each task, or None for all.
     dtype: of the activations, or None for the run's own.
@@ -69,16 +71,17 @@ def evaluate(
   from t5x_lite.monitoring import metrics as monitoring
 
   opened = runs.open_run(model_dir, checkpoint, dtype=dtype, base_path=base_checkpoint_path)
-  name = opened.find_task(mixture_or_task_name)
+  names = opened.find_tasks(mixture_or_task_name)
   is_writer = jax.process_index() == 0
   model = opened.model(mesh)
   evaluator = evaluation.Evaluator(
     evaluation.EvaluationConfig(
-      mixture_or_task_name=name,
+      mixture_or_task_name=names,
       task_feature_lengths=task_feature_lengths or opened.task_feature_lengths,
       split=split,
       batch_size=batch_size,
       num_examples=num_examples,
+      predict_by=predict_by,
       use_cached=use_cached,
     ),
     model,

@@ -80,8 +80,10 @@ def infer(
       f'INPUT={input_file} and MIXTURE_OR_TASK_NAME={mixture_or_task_name} exclude each other: '
       'give one of them'
     )
-  if checkpoint == 'all':
-    raise errors.UserError("CHECKPOINT='all' is for `t5x-lite eval`: give 'latest' or a step")
+  if checkpoint != 'latest' and not isinstance(checkpoint, int):
+    raise errors.UserError(
+      f"CHECKPOINT={checkpoint!r} is for `t5x-lite eval`: give 'latest' or a step"
+    )
   opened = runs.open_run(model_dir, checkpoint, dtype=dtype, base_path=base_checkpoint_path)
   lengths = task_feature_lengths or opened.task_feature_lengths
   if 'inputs' not in lengths:
@@ -92,8 +94,8 @@ def infer(
   vocabulary = opened.load_vocabulary()
   interactive = False
   if mixture_or_task_name is not None:
-    name = opened.find_task(mixture_or_task_name)
-    config = evaluator.EvaluationConfig(name, lengths, split, batch_size, num_examples)
+    names = opened.find_tasks(mixture_or_task_name)
+    config = evaluator.EvaluationConfig(names, lengths, split, batch_size, num_examples)
     questions = answers.from_task(config, opened.config.has_encoder)
   else:
     lines = itertools.islice(answers.read_lines(input_file or '-'), num_examples)

@@ -1,7 +1,7 @@
 """`t5x-lite train`: pre-training and fine-tuning."""
 
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 if typing.TYPE_CHECKING:
   from t5x_lite.checkpoints.warm_start import WarmStart
@@ -48,6 +48,10 @@ def train(
   trainable_parameters: str = '.*',
   checkpoint_parameters: str = 'all',
   base_checkpoint_path: str | None = None,
+  objective: str = 'span_corruption',
+  objective_settings: Mapping[str, typing.Any] | None = None,
+  mixing_maximum: int | None = None,
+  mixing_temperature: float = 1.0,
   user_modules: Sequence[str] = (),
 ):
   """Trains a model, from MODEL_DIR's latest checkpoint if there is one.
@@ -71,6 +75,10 @@ def train(
     checkpoint_parameters: 'all', or 'trainable' to keep those alone, and of the others, which are
       those of the checkpoint that the run starts from, the path and the hash.
     base_checkpoint_path: where the base is, if that of a checkpoint without it has moved.
+    objective: what tasks do that leave it open, see `data.objectives`.
+    objective_settings: its arguments by name.
+    mixing_maximum: examples of a task that count at most in a mixture's proportional rates.
+    mixing_temperature: what brings these rates nearer to each other, from 1 on.
     user_modules: the user's modules that register tasks, kept for evaluation and inference.
   """
   import dataclasses
@@ -79,10 +87,11 @@ def train(
   import jax
 
   import t5x_lite.tasks  # noqa: F401 - registers them
-  from t5x_lite import configuration, errors, sharding
+  from t5x_lite import choices, configuration, errors, sharding
   from t5x_lite.checkpoints import bases, origins
   from t5x_lite.checkpoints import warm_start as warm_starts
   from t5x_lite.data import batches as data_batches
+  from t5x_lite.data import model_vocabulary
   from t5x_lite.data import vocabulary as data_vocabulary
   from t5x_lite.evaluation import evaluator, inference
   from t5x_lite.models import adapters, architectures
@@ -107,6 +116,14 @@ def train(
       f"CHECKPOINT_PARAMETERS={checkpoint_parameters!r} may be 'all' or 'trainable'"
     )
   adapters.check_packing(model.adapter, dataset.pack)
+  warm_start = warm_start or warm_starts.WarmStart()
+  choices.choose(
+    objective=objective,
+    objective_settings=dict(objective_settings or {}),
+    mixing_maximum=mixing_maximum,
+    mixing_temperature=mixing_temperature,
+  )
+  model_vocabulary.choose_from(model_dir, warm_start.path)
   vocabulary = data_batches.output_features(dataset.mixture_or_task_name)['targets'].vocabulary
   data_vocabulary.check_fits(vocabulary, model.vocab_size)
   metadata = {
@@ -114,6 +131,8 @@ def train(
     'vocabulary': data_vocabulary.fingerprint(vocabulary),
     'mixture_or_task_name': dataset.mixture_or_task_name,
     'task_feature_lengths': dict(dataset.task_feature_lengths),
+    'objective': objective,
+    'objective_settings': dict(objective_settings or {}),
     'modules': list(user_modules),
     'gin': configuration.operative_config(),
     'trainable_parameters': trainable_parameters,
@@ -132,7 +151,6 @@ def train(
 
   # Where it starts from.
   checkpoints = checkpoint_manager(model_dir / 'checkpoints')
-  warm_start = warm_start or warm_starts.WarmStart()
   resumed_step = checkpoints.latest_step()
   first_step, origin = resumed_step or 0, None
   if resumed_step is not None:

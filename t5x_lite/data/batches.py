@@ -27,8 +27,8 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5x_lite import errors
-from t5x_lite.data import model_vocabulary, sources
+from t5x_lite import choices, errors
+from t5x_lite.data import chosen_objective, mixing, model_vocabulary, sources
 
 Batch = dict[str, np.ndarray]
 
@@ -104,6 +104,9 @@ def train_batches(
     UserError: if the task, split or a feature length does not exist, or the batch does not divide.
   """
   _check(config, has_encoder, host_count)
+  task, current = get_mixture_or_task(config.mixture_or_task_name), choices.current()
+  chosen_objective.check(task)
+  mixing.check(task, current.mixing_maximum, current.mixing_temperature)
   return BatchIterator(
     config, has_encoder=has_encoder, host_index=host_index, host_count=host_count
   )
@@ -160,6 +163,33 @@ def inputs_of(batch: Batch, inputs_length: int) -> np.ndarray:
   return batch['decoder_target_tokens'][:, :inputs_length] * is_input
 
 
+def with_targets(batch: Batch, tokens: np.ndarray, inputs_length: int) -> Batch:
+  """The same inputs with other targets, in a batch that was not packed.
+
+  Args:
+    batch: features; a row without inputs fills the batch up, and stays empty.
+    tokens: int32 [targets_length], of all rows; 0 is padding.
+    inputs_length: length of the inputs.
+  """
+  targets = np.zeros_like(batch['decoder_target_tokens'])
+  weights = np.zeros_like(batch['decoder_loss_weights'])
+  has_encoder = 'encoder_input_tokens' in batch
+  length = np.count_nonzero(tokens)
+  for i in np.flatnonzero(np.any(batch['decoder_loss_weights'], axis=1)):
+    start = 0
+    if not has_encoder:
+      inputs = inputs_of({name: x[i : i + 1] for name, x in batch.items()}, inputs_length)[0]
+      start = np.count_nonzero(inputs)
+      targets[i, :start] = inputs[:start]
+    targets[i, start : start + length] = tokens[:length]
+    weights[i, start : start + length] = 1
+  return batch | {
+    'decoder_target_tokens': targets,
+    'decoder_input_tokens': np.pad(targets, [(0, 0), (1, 0)])[:, :-1],
+    'decoder_loss_weights': weights,
+  }
+
+
 class BatchIterator:
   """Iterator of training batches whose position can be saved and found again, exactly."""
 
@@ -212,10 +242,11 @@ class BatchIterator:
     with zipfile.ZipFile(io.BytesIO(state)) as archive:
       files = {name: archive.read(name) for name in archive.namelist()}
     header = json.loads(files.pop('header.json'))
+    saved = _chosen(choices.Choices()) | header['stream']
     for name, value in self._description().items():
-      if header['stream'].get(name) != value:
+      if saved.get(name) != value:
         raise errors.UserError(
-          f'the saved position in the data is one of {name}={header["stream"].get(name)}, but this run has '
+          f'the saved position in the data is one of {name}={saved.get(name)}, but this run has '
           f'{name}={value}: give the same, or start from INITIAL_CHECKPOINT_PATH in a new MODEL_DIR'
         )
     if header['seed'] != self._seed:
@@ -227,10 +258,17 @@ class BatchIterator:
     config = dataclasses.asdict(self._config) | {
       'task_feature_lengths': dict(sorted(self._config.task_feature_lengths.items())),
       'host': f'{self._host_index} of {self._host_count}',
+      **_chosen(choices.current()),
     }
     if config['seed'] is None:
       del config['seed']  # Then the seed is the saved one.
     return config
+
+
+def _chosen(current):
+  """What was chosen that the examples depend on; JSON-able."""
+  names = ('objective', 'objective_settings', 'mixing_maximum', 'mixing_temperature')
+  return {name: getattr(current, name) for name in names}
 
 
 class _ClosedAtExit:

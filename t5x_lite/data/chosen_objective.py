@@ -6,11 +6,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import seqio
 import tensorflow as tf
 
 from t5x_lite import choices, errors
 from t5x_lite.data import objectives
 
+UNSUPERVISED = 'c4_v020_unsupervised'
 _OBJECTIVES = (
   'span_corruption',
   'random_spans_drop',
@@ -34,6 +36,24 @@ def unsupervised(
   current = choices.current()
   objective = find(current.objective, current.objective_settings)
   return objective(dataset, sequence_length, output_features)
+
+
+def check(task: seqio.Task | seqio.Mixture) -> None:
+  """Refuses an objective that does not exist, or that no task of `task` leaves to choose.
+
+  Raises:
+    UserError: naming both sides.
+  """
+  current, default = choices.current(), choices.Choices()
+  find(current.objective, current.objective_settings)
+  chosen = (current.objective, dict(current.objective_settings))
+  if chosen == (default.objective, dict(default.objective_settings)):
+    return
+  if not any(unsupervised in each.preprocessors for each in seqio.get_subtasks(task)):
+    raise errors.UserError(
+      f'OBJECTIVE={current.objective} with OBJECTIVE_SETTINGS={dict(current.objective_settings)} is for tasks that '
+      f'leave their objective open, such as {UNSUPERVISED}, and {task.name!r} has its own'
+    )
 
 
 def find(name: str, settings: Mapping[str, Any]) -> Callable:

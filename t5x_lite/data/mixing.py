@@ -37,8 +37,8 @@ class ProportionalRate:
     return (self.factor * limited) ** (1 / current.mixing_temperature)
 
 
-def check(name: str, maximum: int | None, temperature: float) -> None:
-  """Refuses settings that are out of range, or that the task or mixture `name` does not ask for.
+def check(mixture: seqio.Task | seqio.Mixture, maximum: int | None, temperature: float) -> None:
+  """Refuses settings that are out of range, or that `mixture` does not ask for.
 
   Raises:
     UserError: naming the macro.
@@ -52,9 +52,8 @@ def check(name: str, maximum: int | None, temperature: float) -> None:
     given.append(f'MIXING_TEMPERATURE={temperature}')
     if temperature <= 0:
       raise errors.UserError(f'{given[-1]} must be positive')
-  mixture = seqio.MixtureRegistry.get(name) if name in seqio.MixtureRegistry.names() else None
-  rates = mixture._task_to_rate.values() if mixture else ()
+  rates = mixture._task_to_rate.values() if isinstance(mixture, seqio.Mixture) else ()
   if given and not any(isinstance(rate, ProportionalRate) for rate in rates):
     raise errors.UserError(
-      f'{" and ".join(given)} is for mixtures with proportional rates, and {name!r} is none'
+      f'{" and ".join(given)} is for mixtures with proportional rates, and {mixture.name!r} is none'
     )

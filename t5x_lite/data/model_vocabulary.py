@@ -8,6 +8,7 @@ Training and evaluation choose that of the checkpoint, so that such tasks are sp
 import functools
 import logging
 import os
+import pathlib
 import shutil
 import urllib.error
 import urllib.request
@@ -109,6 +110,22 @@ def open_vocabulary(name: str | None) -> seqio.Vocabulary:
       f"--vocabulary={name} is neither a SentencePiece file, nor the folder of a run, nor 'bytes'"
     )
   return vocabulary.open_sentencepiece(path)
+
+
+def choose_from(*paths: str | os.PathLike | None) -> None:
+  """Chooses the vocabulary that the first of some runs keeps, unless one has been chosen.
+
+  Args:
+    *paths: folders of runs or of their checkpoints; what is none, or keeps no vocabulary, is passed over.
+  """
+  if choices.current().vocabulary is not None:
+    return
+  for path in filter(None, paths):
+    path = pathlib.Path(path).expanduser()
+    for run in (path, *path.parents[:2]):  # RUN/checkpoints/STEP, too.
+      if (run / 'vocabulary' / 'vocabulary.json').exists():
+        choices.choose(vocabulary=str(run))
+        return
 
 
 def _fetch_t5():

@@ -4,17 +4,18 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import numbers
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from t5x_lite import errors, sharding
 from t5x_lite.data import batches as data_batches
 from t5x_lite.data import sources
-from t5x_lite.evaluation import inference
+from t5x_lite.evaluation import inference, predicting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class EvaluationConfig:
 
   Attributes:
     mixture_or_task_name: a registered seqio task, or a mixture, whose tasks are evaluated one
-      by one.
+      by one; or several of them.
     task_feature_lengths: length of each task feature, EOS included. Predictions are as long as
       the targets at most.
     split: the split to read; tasks of a mixture without it are left out.
@@ -31,41 +32,33 @@ class EvaluationConfig:
     num_examples: read only so many examples of each task, from the start; None reads all.
     use_cached: read what `seqio_cache_tasks` wrote, not the source.
     seed: of random preprocessing, such as span corruption: the same at every evaluation.
+    predict_by: 'generation' decodes an answer; 'ranking' takes the label with the highest
+      probability, in tasks that have labels.
   """
 
-  mixture_or_task_name: str
+  mixture_or_task_name: str | Sequence[str]
   task_feature_lengths: Mapping[str, int]
   split: str = 'validation'
   batch_size: int = 128
   num_examples: int | None = None
   use_cached: bool = False
   seed: int = 0
+  predict_by: str = 'generation'
 
   def __post_init__(self):
     if self.num_examples is not None and self.num_examples < 1:
       raise errors.UserError(f'num_examples={self.num_examples} must be at least 1, or None')
-
-
-class LossEvaluator:
-  """Measures the loss of given targets on batches that are kept in memory."""
-
-  def __init__(self, model: inference.Inference, batches: Iterable[inference.Batch]):
-    """Keeps all of `batches`: dicts of numpy features, all of one shape."""
-    self._model = model
-    self._batches = list(batches)
-
-  def evaluate(self, params) -> dict[str, float]:
-    """Returns 'loss', 'z_loss' and 'token_accuracy', see `Inference.loss`."""
-    return self._model.loss(params, self._batches)
+    if self.predict_by not in predicting.METHODS:
+      raise errors.UserError(
+        f'PREDICT_BY={self.predict_by!r} may be {" or ".join(map(repr, predicting.METHODS))}'
+      )
 
 
 class Evaluator:
-  """Evaluates one task, or each task of a mixture, as often as asked.
+  """Evaluates tasks as often as asked.
 
-  The data is read once. Each task gets the loss of its targets ('loss', 'z_loss',
-  'token_accuracy') and, if it has metric functions, their values, by `seqio.Evaluator` from
-  what the model decodes greedily. In a job of several hosts each of them reads all examples
-  and gets the same metrics, and the first writes the predictions.
+  The data is read once. In a job of several hosts each of them reads all examples and gets the
+  same metrics, and the first writes the predictions.
 
   Attributes:
     tasks: names of the tasks.
@@ -91,30 +84,18 @@ class Evaluator:
         devices.
     """
     sharding.check_batch_size(config.batch_size, model.mesh)
-    self._config = config
-    self._model = model
-    self._predictions_dir = predictions_dir if is_writer else None
-    has_encoder = model.config.has_encoder
-    batches = {name: _eval_batches(config, name, has_encoder) for name in _task_names(config)}
-    # Only now, since it would fail in other words on what `eval_batches` refuses.
-    self._seqio_evaluator = _seqio_evaluator(config, has_encoder)
-    measured = {task.name: task for task in self._seqio_evaluator.eval_tasks}
-    self._predicted = {
-      name: _PredictedTask(measured[name], config.task_feature_lengths)
-      for name in batches
-      if name in measured
-    }
-    for name in self._predicted:
-      # Metric functions see the examples in the order of this data set and no other.
-      dataset = self._seqio_evaluator.cached_model_datasets[name]
-      batches[name] = _numpy_batches(dataset, config.batch_size)
-    with sources.readable_errors():
-      self._batches = {name: list(rows) for name, rows in batches.items()}
-    self._losses = {name: LossEvaluator(model, rows) for name, rows in self._batches.items()}
+    folder = predictions_dir if is_writer else None
+    self._tasks = {name: _TaskEvaluator(name, config, model, folder) for name in task_names(config)}
+    ranked = any(task.labels for task in self._tasks.values())
+    if config.predict_by == 'ranking' and not ranked:
+      raise errors.UserError(
+        f"PREDICT_BY='ranking' needs a task with labels, and {', '.join(self._tasks)} have none: "
+        "give it a postprocess_fn with label_classes, or predict by 'generation'"
+      )
 
   @property
   def tasks(self) -> list[str]:
-    return list(self._losses)
+    return list(self._tasks)
 
   def evaluate(self, params, step: int) -> dict[str, dict[str, float]]:
     """Returns the metrics by name, by task, and writes the predictions.
@@ -123,68 +104,141 @@ class Evaluator:
       params: the parameters, on the model's mesh.
       step: the training step they are of, which is part of the name of the predictions' file.
     """
-    results = self._metrics(params, step)
-    for name, loss in self._losses.items():
-      results.setdefault(name, {}).update(loss.evaluate(params))
-    return {name: results[name] for name in self._losses}
+    return {name: task.evaluate(params, step) for name, task in self._tasks.items()}
 
-  def _metrics(self, params, step):
-    """Returns {task: {metric: float}} of the tasks that have metric functions."""
-    if not self._predicted:
-      return {}
+
+class _TaskEvaluator:
+  """Evaluates one task: the loss of its targets, and the metrics of what is predicted.
+
+  'loss' is in nats per target token, 'perplexity' its exponential, and 'bits_per_byte' the same
+  loss per byte of the targets' texts, which does not depend on the vocabulary. Metric functions
+  get their values through `seqio.Evaluator`.
+  """
+
+  def __init__(self, name, config, model, predictions_dir):
+    self._config = config
+    self._model = model
+    self._predictions_dir = predictions_dir
+    has_encoder = model.config.has_encoder
+    batches = _eval_batches(config, name, has_encoder)
+    # Only now, since it would fail in other words on what `eval_batches` refuses.
+    self._seqio_evaluator = _seqio_evaluator(config, name, has_encoder)
+    self._task = data_batches.get_mixture_or_task(name)
+    self._output_features = data_batches.output_features(name)
+    self._wanted = {metric.model_output_type for metric in self._task.metric_objs}
+    self.labels = None
+    if self._is_measured:
+      self._check_metrics()
+      # Metric functions see the examples in the order of this data set and no other.
+      dataset = self._seqio_evaluator.cached_model_datasets[name]
+      batches = _numpy_batches(dataset, config.batch_size)
+      if config.predict_by == 'ranking':
+        self.labels = predicting.labels_of(self._task)
+    with sources.readable_errors():
+      self._batches = list(batches)
+    self._bits_per_nat_per_token = self._tokens_per_byte() / math.log(2)
+
+  @property
+  def _is_measured(self):
+    return bool(self._seqio_evaluator.eval_tasks)
+
+  def _check_metrics(self):
     from seqio.metrics import ModelOutputType
 
-    outputs = {name: self._outputs(name, params) for name in self._predicted}
-    datasets = self._seqio_evaluator.cached_model_datasets
+    name = self._task.name
+    if self._wants_predictions and 'inputs' not in self._config.task_feature_lengths:
+      raise errors.UserError(
+        f'a metric of {name!r} wants predictions, but there are no inputs to predict from: '
+        "give 'inputs' in TASK_FEATURE_LENGTHS, or evaluate on a task without metrics"
+      )
+    if ModelOutputType.SCORE_WITH_INTERMEDIATES in self._wanted:
+      raise errors.UserError(
+        f'a metric of {name!r} wants scores with intermediate values, which are not '
+        'supported: give it (targets, scores), (targets, predictions) or '
+        '(targets, predictions, aux_values)'
+      )
 
-    def of(dataset):
-      # seqio passes a data set to say which task it asks for.
-      return next(outputs[name] for name in outputs if datasets[name] is dataset)
+  @property
+  def _wants_predictions(self):
+    from seqio.metrics import ModelOutputType
+
+    return bool(self._wanted & {ModelOutputType.PREDICTION, ModelOutputType.PREDICTION_WITH_AUX})
+
+  def _tokens_per_byte(self):
+    """Target tokens for each byte of the targets' texts, in UTF-8; NaN if they say nothing."""
+    vocabulary = self._output_features['targets'].vocabulary
+    num_texts = vocabulary.vocab_size - vocabulary.extra_ids
+    tokens = num_bytes = 0
+    for batch in self._batches:
+      rows = zip(batch['decoder_target_tokens'], batch['decoder_loss_weights'], strict=True)
+      for row, weights in rows:
+        ids = row[weights > 0]
+        tokens += len(ids)
+        # Sentinels are no text, nor is EOS; some objectives have one in the middle.
+        ids = ids[(ids < num_texts) & (ids != vocabulary.eos_id)]
+        num_bytes += len(vocabulary.decode(ids.tolist()).encode())
+    return tokens / num_bytes if num_bytes else math.nan
+
+  def evaluate(self, params, step):
+    results = self._metrics(params, step) if self._is_measured else {}
+    results |= self._model.loss(params, self._batches)
+    results['perplexity'] = float(np.exp(results['loss']))
+    results['bits_per_byte'] = results['loss'] * self._bits_per_nat_per_token
+    return results
+
+  def _metrics(self, params, step):
+    """Returns {metric: float} of the metric functions."""
+    from seqio.metrics import ModelOutputType
+
+    num_examples = len(self._seqio_evaluator.cached_task_datasets[self._task.name])
+    predictions = scores = None
+    if self._wants_predictions:
+      predictions = self._predict(params)
+    if ModelOutputType.SCORE in self._wanted:
+      scores = np.concatenate(list(self._model.score(params, self._batches)))[:num_examples]
+
+    # seqio passes its data set, which is the one that the batches were made of.
+    def tokens(dataset):
+      del dataset
+      return list(enumerate(predictions.tokens[:num_examples]))
 
     model_fns = {
-      ModelOutputType.PREDICTION: lambda dataset: list(enumerate(of(dataset).tokens)),
+      ModelOutputType.PREDICTION: tokens,
       ModelOutputType.PREDICTION_WITH_AUX: lambda dataset: (
-        list(enumerate(of(dataset).tokens)),
-        {'scores': list(of(dataset).scores)},
+        tokens(dataset),
+        {'scores': list(predictions.scores[:num_examples])},
       ),
-      ModelOutputType.SCORE: lambda dataset: list(enumerate(of(dataset).target_scores)),
+      ModelOutputType.SCORE: lambda dataset: list(enumerate(scores)),
     }
     future, _ = self._seqio_evaluator.evaluate(compute_metrics=True, step=step, model_fns=model_fns)
     if self._predictions_dir is not None:
-      for name in outputs:
-        self._write_predictions(name, outputs[name], step)
-    return {name: _plain(metrics) for name, metrics in future.result().items()}
+      self._write_predictions(predictions, scores, step)
+    return _plain(future.result()[self._task.name])
 
-  def _outputs(self, name, params):
-    """Runs the model on one task, for what its metric functions want."""
-    task, batches = self._predicted[name], self._batches[name]
-    num_examples = len(self._seqio_evaluator.cached_task_datasets[name])
-    outputs = _Outputs()
-    if task.wants_predictions:
-      lengths = self._config.task_feature_lengths
-      inputs = (data_batches.inputs_of(batch, lengths['inputs']) for batch in batches)
-      decoded = list(self._model.predict(params, inputs, lengths['targets']))
-      outputs.tokens = np.concatenate([each.tokens for each in decoded])[:num_examples]
-      outputs.scores = np.concatenate([each.scores for each in decoded])[:num_examples]
-    if task.wants_scores:
-      scores = np.concatenate(list(self._model.score(params, batches)))
-      outputs.target_scores = scores[:num_examples]
-    return outputs
+  def _predict(self, params):
+    lengths = self._config.task_feature_lengths
+    if self.labels is None:
+      return predicting.generate(self._model, params, self._batches, lengths)
+    tokens = predicting.label_tokens(self._task, self.labels, lengths['targets'])
+    return predicting.rank(self._model, params, self._batches, lengths, tokens)
 
-  def _write_predictions(self, name, outputs, step):
-    split = self._config.split
+  def _write_predictions(self, predictions, target_scores, step):
+    name, split = self._task.name, self._config.split
     of_split = '' if split == 'validation' else f'-{split}'
     path = pathlib.Path(self._predictions_dir) / f'{name}{of_split}-{step}.jsonl'
     examples = self._seqio_evaluator.cached_task_datasets[name].as_numpy_iterator()
-    features = self._predicted[name].output_features
+    features = self._output_features
     with atomic_file(path) as file:
       for i, example in enumerate(examples):
         line = example_texts(example, features)
-        if outputs.tokens is not None:
-          line['prediction'] = features['targets'].vocabulary.decode(outputs.tokens[i].tolist())
-          line['score'] = float(outputs.scores[i])
-        if outputs.target_scores is not None:
-          line['target_score'] = float(outputs.target_scores[i])
+        if predictions is not None:
+          line['prediction'] = features['targets'].vocabulary.decode(predictions.tokens[i].tolist())
+          line['score'] = float(predictions.scores[i])
+        if self.labels is not None:
+          scores = map(float, predictions.label_scores[i])
+          line['label_scores'] = dict(zip(self.labels, scores, strict=True))
+        if target_scores is not None:
+          line['target_score'] = float(target_scores[i])
         file.write(json.dumps(line, ensure_ascii=False) + '\n')
 
 
@@ -234,40 +288,6 @@ def atomic_file(path):
     raise
 
 
-class _PredictedTask:
-  """What the metric functions of a task want from the model."""
-
-  def __init__(self, task, task_feature_lengths):
-    from seqio.metrics import ModelOutputType
-
-    self.output_features = task.output_features
-    wanted = {metric.model_output_type for metric in task.metric_objs}
-    self.wants_scores = ModelOutputType.SCORE in wanted
-    self.wants_predictions = bool(
-      wanted & {ModelOutputType.PREDICTION, ModelOutputType.PREDICTION_WITH_AUX}
-    )
-    if self.wants_predictions and 'inputs' not in task_feature_lengths:
-      raise errors.UserError(
-        f'a metric of {task.name!r} wants predictions, but there are no inputs to predict from: '
-        "give 'inputs' in TASK_FEATURE_LENGTHS, or evaluate on a task without metrics"
-      )
-    if ModelOutputType.SCORE_WITH_INTERMEDIATES in wanted:
-      raise errors.UserError(
-        f'a metric of {task.name!r} wants scores with intermediate values, which are not '
-        'supported: give it (targets, scores), (targets, predictions) or '
-        '(targets, predictions, aux_values)'
-      )
-
-
-@dataclasses.dataclass
-class _Outputs:
-  """Outputs of the model for all examples of a task, in order; None where not wanted."""
-
-  tokens: np.ndarray | None = None
-  scores: np.ndarray | None = None
-  target_scores: np.ndarray | None = None
-
-
 def examples(
   config: EvaluationConfig, has_encoder: bool
 ) -> Iterator[tuple[dict[str, str], np.ndarray]]:
@@ -279,7 +299,7 @@ def examples(
   import seqio
 
   num_examples = -1 if config.num_examples is None else config.num_examples
-  for name in _task_names(config):
+  for name in task_names(config):
     _eval_batches(config, name, has_encoder)  # For its checks.
     task = seqio.get_mixture_or_task(name)
     if 'inputs' not in task.output_features:
@@ -297,15 +317,20 @@ def examples(
         yield example_texts(example, task.output_features), example['inputs']
 
 
-def _task_names(config):
+def task_names(config) -> list[str]:
   """Names of the tasks to evaluate: those that have the split, or all if none has it."""
   import seqio  # Late: importing t5x_lite.data first keeps TensorFlow quiet and off the GPU.
 
-  mixture_or_task = data_batches.get_mixture_or_task(config.mixture_or_task_name)
-  tasks = seqio.get_subtasks(mixture_or_task)
-  with_split = [task for task in tasks if config.split in task.splits]
+  names = config.mixture_or_task_name
+  names = [names] if isinstance(names, str) else names
+  tasks = {
+    task.name: task
+    for name in names
+    for task in seqio.get_subtasks(data_batches.get_mixture_or_task(name))
+  }
+  with_split = [name for name, task in tasks.items() if config.split in task.splits]
   # A mixture has its tasks in no order, but all hosts must do the same things in the same order.
-  return sorted(task.name for task in with_split or tasks)
+  return sorted(with_split or tasks)
 
 
 def _eval_batches(config, name, has_encoder) -> Iterator[inference.Batch]:
@@ -340,13 +365,13 @@ def _numpy_batches(dataset, batch_size) -> Iterator[inference.Batch]:
     yield inference.fill_up(batch, batch_size)
 
 
-def _seqio_evaluator(config, has_encoder):
+def _seqio_evaluator(config, name, has_encoder):
   import seqio
 
   # It warns of lengths and loggers.
   with sources.quiet(), sources.readable_errors():
     return seqio.Evaluator(
-      config.mixture_or_task_name,
+      name,
       data_batches.feature_converter(has_encoder, pack=False),
       eval_split=config.split,
       use_cached=config.use_cached,

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from t5x_lite import errors, sharding
+from t5x_lite import choices, errors, sharding
 from t5x_lite import modules as user_modules
 from t5x_lite.checkpoints import manager as checkpoint_manager
 from t5x_lite.checkpoints import origins
@@ -49,37 +49,48 @@ class Run:
     """Returns the `seqio.Vocabulary` that the run keeps in its folder."""
     return vocabulary.load(self.folder / 'vocabulary')
 
-  def find_task(self, mixture_or_task_name: str | None = None) -> str:
-    """Returns the name of a registered task or mixture whose vocabulary is the run's.
+  def find_tasks(self, names: str | Sequence[str] | None = None) -> list[str]:
+    """Returns the names of registered tasks or mixtures, whose vocabulary is the run's.
 
-    The run's own modules are imported if the task is not found without them.
+    The run's own modules are imported if a task is not found without them, and tasks that leave
+    their vocabulary and their objective to the model get the run's.
 
     Args:
-      mixture_or_task_name: None for what the run was trained on.
+      names: one or several; None for what the run was trained on.
 
     Raises:
       UserError: there is no such task, or its vocabulary is another.
     """
-    name = mixture_or_task_name or self.mixture_or_task_name
-    if name is None:
+    kept = self.folder / 'vocabulary' / 'vocabulary.json'
+    choices.choose(
+      vocabulary=str(self.folder) if kept.exists() else None,
+      **{
+        name: self.newest.metadata.get(name, getattr(choices.Choices(), name))
+        for name in ('objective', 'objective_settings')
+      },
+    )
+    names = names or self.mixture_or_task_name
+    if names is None:
       raise errors.UserError(
         f'the run in {self.folder} was not trained here: pass --gin.MIXTURE_OR_TASK_NAME=...'
       )
-    try:
-      features = batches.output_features(name)
-    except errors.UserError:
-      if not self.modules:
-        raise
-      user_modules.import_all(self.modules)
-      features = batches.output_features(name)
-    if self.fingerprint is not None:
-      vocabulary.check_same(
-        self.fingerprint,
-        vocabulary.fingerprint(features['targets'].vocabulary),
-        model=f'the run in {self.folder}',
-        task=name,
-      )
-    return name
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+      try:
+        features = batches.output_features(name)
+      except errors.UserError:
+        if not self.modules:
+          raise
+        user_modules.import_all(self.modules)
+        features = batches.output_features(name)
+      if self.fingerprint is not None:
+        vocabulary.check_same(
+          self.fingerprint,
+          vocabulary.fingerprint(features['targets'].vocabulary),
+          model=f'the run in {self.folder}',
+          task=name,
+        )
+    return names
 
   def model(self, mesh_config: sharding.MeshConfig) -> inference.Inference:
     """Returns the model, on a mesh over all devices."""
@@ -95,7 +106,11 @@ class Run:
 
 
 def open_run(
-  model_dir, checkpoint: str | int = 'latest', *, dtype: str | None = None, base_path=None
+  model_dir,
+  checkpoint: str | int | Sequence[int] = 'latest',
+  *,
+  dtype: str | None = None,
+  base_path=None,
 ) -> Run:
   """Opens a run's folder; no parameters are read yet.
 
@@ -103,7 +118,7 @@ def open_run(
 
   Args:
     model_dir: the run's folder, or one of its checkpoints/STEP folders.
-    checkpoint: 'latest', 'all', or a step.
+    checkpoint: 'latest', 'all', a step, or several.
     dtype: of the activations, instead of the one the model was trained in.
     base_path: where the base is, if checkpoints of the trained parameters alone had another path.
 
@@ -115,13 +130,14 @@ def open_run(
     steps = [latest]
   elif checkpoint == 'all':
     steps = checkpoints.steps()
-  elif isinstance(checkpoint, int):
-    steps = [checkpoint]
   else:
-    raise errors.UserError(
-      f"CHECKPOINT={checkpoint!r} may be 'latest', 'all' or a step, of which there are "
-      + ', '.join(map(str, checkpoints.steps()))
-    )
+    steps = [checkpoint] if isinstance(checkpoint, int) else checkpoint
+    if isinstance(steps, str) or not all(isinstance(step, int) for step in steps) or not steps:
+      raise errors.UserError(
+        f"CHECKPOINT={checkpoint!r} may be 'latest', 'all', a step or a list of steps, of which "
+        f'there are {", ".join(map(str, checkpoints.steps()))}'
+      )
+    steps = sorted(steps)
   newest = origins.open_step(checkpoints, steps[-1], base_path)
   changes = {'scan_layers': False, 'remat_policy': 'none', 'dropout_rate': 0.0}
   if dtype is not None:

@@ -115,7 +115,8 @@ def test_eval_needs_the_folder_of_the_run_only(run, capfd):
   assert command('eval', f'--gin.MODEL_DIR={run}', '--gin.BATCH_SIZE=8') == 0
   out = capfd.readouterr().out
   assert [line.split()[0] for line in out.splitlines()[1:]] == [
-    'last_word/exact', 'last_word/loss', 'last_word/z_loss', 'last_word/token_accuracy'
+    'last_word/exact', 'last_word/loss', 'last_word/z_loss', 'last_word/token_accuracy',
+    'last_word/perplexity', 'last_word/bits_per_byte',
   ]  # fmt: skip
   predictions = objects((run / 'predictions' / 'last_word-20.jsonl').read_text())
   assert [line['inputs'] for line in predictions] == LINES
@@ -191,7 +192,7 @@ def test_infer_in_another_dtype(run, capfd, monkeypatch):
     (['eval', '--gin.MODEL_DIR={empty}'], 'no complete checkpoint in'),
     (['eval', '--gin.MODEL_DIR={empty}/nothing'], 'there is no such folder'),
     (['eval', '--gin.CHECKPOINT=7'], 'no checkpoint of step 7 in'),
-    (['eval', '--gin.CHECKPOINT=best'], "'latest', 'all' or a step, of which there are 0, 20"),
+    (['eval', '--gin.CHECKPOINT=best'], 'a step or a list of steps, of which there are 0, 20'),
     (['eval', '--gin.MIXTURE_OR_TASK_NAME=last_wort'], 'did you mean last_word'),
     (['eval', '--gin.MIXTURE_OR_TASK_NAME=of_other_vocabulary'], 'bytes'),
     (['eval', '--gin.SPLIT=test'], "no split 'test'"),

@@ -101,7 +101,7 @@ def test_metrics_are_the_same_on_one_device_and_eight_and_for_any_batch_size():
     results.append(evaluate.evaluate(params, 0)['evaluated_measured'])
   assert set(results[0]) == {
     'exact', 'mean_score', 'num_examples', 'mean_length', 'mean_prediction_score',
-    'loss', 'z_loss', 'token_accuracy',
+    'loss', 'z_loss', 'token_accuracy', 'perplexity', 'bits_per_byte',
   }  # fmt: skip
   for other in results[1:]:
     assert other == pytest.approx(results[0], rel=1e-5)
@@ -109,6 +109,10 @@ def test_metrics_are_the_same_on_one_device_and_eight_and_for_any_batch_size():
   num_tokens = sum(len(word) + 1 for word in rows('validation')['targets'])
   mean_loss = -results[0]['mean_score'] * NUM_EXAMPLES / num_tokens
   assert results[0]['loss'] == pytest.approx(mean_loss, rel=1e-5)
+  assert results[0]['perplexity'] == pytest.approx(np.exp(mean_loss), rel=1e-4)
+  num_bytes = num_tokens - NUM_EXAMPLES  # A token a byte, and one for EOS.
+  bits_per_byte = mean_loss * num_tokens / num_bytes / np.log(2)
+  assert results[0]['bits_per_byte'] == pytest.approx(bits_per_byte, rel=1e-5)
 
 
 def test_every_task_of_a_mixture_is_evaluated_and_one_without_metrics_gets_its_loss(tmp_path):
@@ -116,7 +120,9 @@ def test_every_task_of_a_mixture_is_evaluated_and_one_without_metrics_gets_its_l
   evaluate = evaluator.Evaluator(make_config('evaluated_mixture'), model, tmp_path)
   assert evaluate.tasks == ['evaluated_measured', 'evaluated_plain']
   results = evaluate.evaluate(params, 100)
-  assert set(results['evaluated_plain']) == {'loss', 'z_loss', 'token_accuracy'}
+  assert set(results['evaluated_plain']) == {
+    'loss', 'z_loss', 'token_accuracy', 'perplexity', 'bits_per_byte',
+  }  # fmt: skip
   assert results['evaluated_plain']['loss'] == pytest.approx(results['evaluated_measured']['loss'])
   assert evaluator.flatten(results)['evaluated_measured/exact'] == 0
 

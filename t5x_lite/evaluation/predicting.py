@@ -1,0 +1,100 @@
+"""What a model answers to a task's inputs: what it decodes, or the label that it finds most probable."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from t5x_lite import errors
+from t5x_lite.data import batches as data_batches
+from t5x_lite.evaluation import inference
+
+METHODS = ('generation', 'ranking')
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+  """Answers to examples, in their order.
+
+  Attributes:
+    tokens: int32 [num_examples, targets_length].
+    scores: float32 [num_examples], the log-probability of each answer, EOS included.
+    label_scores: float32 [num_examples, num_labels], those of all labels; None of what was decoded.
+  """
+
+  tokens: np.ndarray
+  scores: np.ndarray
+  label_scores: np.ndarray | None = None
+
+
+def generate(
+  model: inference.Inference,
+  params,
+  batches: Sequence[inference.Batch],
+  lengths: Mapping[str, int],
+) -> Predictions:
+  """Decodes an answer to each row of some batches.
+
+  Args:
+    model: the model.
+    params: its parameters.
+    batches: features, not packed.
+    lengths: of 'inputs' and 'targets'; an answer is no longer than the targets.
+  """
+  inputs = (data_batches.inputs_of(batch, lengths['inputs']) for batch in batches)
+  decoded = list(model.predict(params, inputs, lengths['targets']))
+  return Predictions(
+    tokens=np.concatenate([each.tokens for each in decoded]),
+    scores=np.concatenate([each.scores for each in decoded]),
+  )
+
+
+def rank(
+  model: inference.Inference,
+  params,
+  batches: Sequence[inference.Batch],
+  lengths: Mapping[str, int],
+  labels: np.ndarray,
+) -> Predictions:
+  """Scores every label as the targets of each row, and answers with the best.
+
+  Args:
+    model, params, batches, lengths: see `generate`.
+    labels: int32 [num_labels, targets_length], tokens of the labels, see `label_tokens`.
+  """
+  columns = []
+  for tokens in labels:
+    relabelled = (data_batches.with_targets(batch, tokens, lengths['inputs']) for batch in batches)
+    columns.append(np.concatenate(list(model.score(params, relabelled))))
+  label_scores = np.stack(columns, axis=1)
+  best = label_scores.argmax(axis=1)
+  return Predictions(
+    tokens=labels[best],
+    scores=np.take_along_axis(label_scores, best[:, None], axis=1)[:, 0],
+    label_scores=label_scores,
+  )
+
+
+def labels_of(task) -> Sequence[str] | None:
+  """Texts of a task's labels: `label_classes`, given to its post-processing by functools.partial; or None."""
+  return getattr(task.postprocess_fn, 'keywords', {}).get('label_classes')
+
+
+def label_tokens(task, labels: Sequence[str], targets_length: int) -> np.ndarray:
+  """Tokens of labels as a task's targets have them, int32 [num_labels, targets_length].
+
+  Raises:
+    UserError: a label is longer than the targets.
+  """
+  feature = task.output_features['targets']
+  vocabulary = feature.vocabulary
+  rows = np.zeros((len(labels), targets_length), np.int32)
+  for row, label in zip(rows, labels, strict=True):
+    tokens = [*vocabulary.encode(label), *([vocabulary.eos_id] if feature.add_eos else [])]
+    if len(tokens) > targets_length:
+      raise errors.UserError(
+        f'the label {label!r} of {task.name!r} is {len(tokens)} tokens, but the targets are '
+        f"{targets_length}: set 'targets': {len(tokens)} in TASK_FEATURE_LENGTHS"
+      )
+    row[: len(tokens)] = tokens
+  return rows
