@@ -13,6 +13,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import string
 
 import seqio
 
@@ -20,6 +21,8 @@ from t5x_lite import errors
 from t5x_lite.data import metrics, objectives, sources, vocabulary
 
 VOCAB_SIZE = 8192
+# Labels and other tasks' texts have characters that are rare in these.
+REQUIRED_CHARACTERS = string.ascii_letters + string.digits + string.punctuation
 VALIDATION_PERCENT = 10
 SPLITS = ('train', 'validation')
 LABELS = ('negative', 'positive')
@@ -129,6 +132,7 @@ def _vocabulary_file():
       DOCUMENT_CHARACTERS,
       VOCABULARY_STRIDE,
       SHORT_CHARACTERS,
+      REQUIRED_CHARACTERS,
       versions,
     )
   )
@@ -137,7 +141,10 @@ def _vocabulary_file():
 
 
 VOCABULARY = vocabulary.TrainedOnFirstUse(
-  _vocabulary_file(), vocabulary_texts, vocab_size=VOCAB_SIZE
+  _vocabulary_file(),
+  vocabulary_texts,
+  vocab_size=VOCAB_SIZE,
+  required_characters=REQUIRED_CHARACTERS,
 )
 FEATURES = {
   'inputs': seqio.Feature(VOCABULARY, add_eos=True, required=False),

@@ -38,6 +38,12 @@ def add_arguments(parser):
   parser.add_argument(
     '--byte-fallback', action='store_true', help='spell characters without a piece in bytes'
   )
+  parser.add_argument(
+    '--required-characters',
+    default='',
+    metavar='TEXT',
+    help='characters that get a piece however rare they are, such as the _ of labels',
+  )
 
 
 def run(args):
@@ -59,6 +65,7 @@ def run(args):
     num_sentinels=args.sentinels,
     model_type=args.model_type,
     byte_fallback=args.byte_fallback,
+    required_characters=args.required_characters,
   )
   print(f'{args.output}: {trained.vocab_size} ids, the last {args.sentinels} of them sentinels')
   print(f'seqio.SentencePieceVocabulary({args.output!r}, extra_ids={args.sentinels})')

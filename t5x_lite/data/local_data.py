@@ -183,7 +183,7 @@ def _matches(path, entry):
 
 
 def _plain(name):
-  return re.sub('[^a-z0-9]', '', name.lower().removesuffix('_data'))
+  return re.sub('[^a-z0-9]', '', name.lower()).removesuffix('data')
 
 
 def _folder_of(name, root):

@@ -156,15 +156,12 @@ def _value(example, name, kind, layout, number, split):
 
 
 def _class_id(value, name, labels):
-  if isinstance(value, bool) or value in ('true', 'false'):
-    value = str(value).capitalize()  # As SuperGLUE's labels are called.
-  if value in labels:
-    return labels.index(value)
-  text = str(value)
-  if text.isdigit() and int(text) < len(labels) and not any(label.isdigit() for label in labels):
-    return int(text)
-  if text == str(NO_LABEL):
-    return NO_LABEL
+  # As SuperGLUE's labels are called.
+  text = str(value).capitalize() if value in (True, False, 'true', 'false') else str(value)
+  if text in labels:
+    return labels.index(text)
+  if not isinstance(value, bool) and str(value) in map(str, range(NO_LABEL, len(labels))):
+    return int(value)
   raise errors.UserError(
     f'{name!r} is {sources.shortened(value)}, which is none of the labels '
     f'{", ".join(map(repr, labels))} or their numbers, 0 to {len(labels) - 1}'
@@ -186,7 +183,7 @@ def _json_records(file):
     filled = [(1, ''.join(lines))]
   for number, text in filled:
     try:
-      value = json.loads(text)
+      value = json.loads(text.rstrip())
     except json.JSONDecodeError as error:
       place = f'{file}, line {number + error.lineno - 1}'
       raise errors.UserError(f'{place}: not JSON: {error.msg} at column {error.colno}') from None
@@ -211,12 +208,12 @@ def _table_records(file, layout):
   )
   line, first = next(rows)
   known = {*layout.fields, *(name for names in layout.names.values() for name in names)}
+  _check_delimiter(file, first, known)
   if layout.headerless and not known & set(first):
     columns = layout.headerless
     rows = itertools.chain([(line, first)], rows)
   else:
     columns = first
-    _check_delimiter(file, columns, known)
   broken = []
   for line, row in rows:
     # Columns without a name, at the end of some lines, are nobody's.

@@ -34,6 +34,7 @@ def train_sentencepiece(
   model_type: str = 'unigram',
   character_coverage: float = 0.9995,
   byte_fallback: bool = False,
+  required_characters: str = '',
 ) -> seqio.SentencePieceVocabulary:
   """Trains a SentencePiece vocabulary; equal texts give an equal vocabulary.
 
@@ -45,6 +46,7 @@ def train_sentencepiece(
     model_type: 'unigram' (T5's) or 'bpe'.
     character_coverage: share of the texts' characters that get a piece; the rarest become unknown.
     byte_fallback: whether characters without a piece are spelled in bytes, not unknown. Costs 256 ids.
+    required_characters: what gets a piece however rare it is, such as the underscore of labels.
 
   Returns:
     The vocabulary, as a task wants it: SentencePieceVocabulary(model_file, extra_ids=num_sentinels).
@@ -75,6 +77,7 @@ def train_sentencepiece(
       model_type=model_type,
       character_coverage=character_coverage,
       byte_fallback=byte_fallback,
+      required_chars=required_characters,
       pad_id=0,
       eos_id=1,
       unk_id=2,
@@ -108,6 +111,7 @@ class TrainedOnFirstUse(seqio.SentencePieceVocabulary):
     *,
     vocab_size: int,
     num_sentinels: int = NUM_SENTINELS,
+    required_characters: str = '',
   ):
     """Names the file and what to train it on.
 
@@ -116,10 +120,12 @@ class TrainedOnFirstUse(seqio.SentencePieceVocabulary):
       texts: a function at module level, called only for training.
       vocab_size: number of ids in all, as in `train_sentencepiece`.
       num_sentinels: how many of them are sentinels.
+      required_characters: as in `train_sentencepiece`.
     """
     super().__init__(model_file, extra_ids=num_sentinels)
     self._texts = texts
     self._trained_size = vocab_size
+    self._required_characters = required_characters
 
   def _model_context(self):
     if self._model is None and not os.path.exists(self.sentencepiece_model_file):
@@ -133,6 +139,7 @@ class TrainedOnFirstUse(seqio.SentencePieceVocabulary):
         self.sentencepiece_model_file,
         vocab_size=self._trained_size,
         num_sentinels=self.extra_ids,
+        required_characters=self._required_characters,
       )
     return super()._model_context()
 

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from absl import logging
 
 from t5x_lite import errors, sharding
 from t5x_lite.data import batches as data_batches
@@ -134,6 +135,13 @@ class _TaskEvaluator:
       batches = _numpy_batches(dataset, config.batch_size)
       if config.predict_by == 'ranking':
         self.labels = predicting.labels_of(self._task)
+      if unknown := predicting.unknown_labels(self._task):
+        logging.warning(
+          'the vocabulary does not know all characters of %s, labels of %s: no answer is equal to '
+          'them; train one with --required-characters',
+          ', '.join(unknown),
+          name,
+        )
     with sources.readable_errors():
       self._batches = list(batches)
     self._bits_per_nat_per_token = self._tokens_per_byte() / math.log(2)

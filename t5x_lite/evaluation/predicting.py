@@ -77,7 +77,13 @@ def rank(
 
 def labels_of(task) -> Sequence[str] | None:
   """Texts of a task's labels: `label_classes`, given to its post-processing by functools.partial; or None."""
-  return getattr(task.postprocess_fn, 'keywords', {}).get('label_classes')
+  return getattr(task._postprocess_fn, 'keywords', {}).get('label_classes')
+
+
+def unknown_labels(task) -> list[str]:
+  """Labels of a task with parts that its vocabulary does not know, so that no decoded answer is equal to them."""
+  vocabulary = task.output_features['targets'].vocabulary
+  return [label for label in labels_of(task) or () if vocabulary.unk_id in vocabulary.encode(label)]
 
 
 def label_tokens(task, labels: Sequence[str], targets_length: int) -> np.ndarray:

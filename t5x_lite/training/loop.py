@@ -222,8 +222,12 @@ class Report:
   def evaluated(self, step, metrics):
     """Takes one evaluation's metrics."""
     self._writer.write('eval', step, metrics)
-    values = '  '.join(f'{name} {value:.4g}' for name, value in sorted(metrics.items()))
-    self._progress.message(f'step {step} evaluation: {values}')
+    lines = {}  # Of each task.
+    for name, value in sorted(metrics.items()):
+      task, _, metric = name.rpartition('/')
+      lines.setdefault(task, []).append(f'{metric} {value:.4g}')
+    for task, values in lines.items():
+      self._progress.message(f'step {step} evaluation of {task}: {"  ".join(values)}')
 
   def paused(self):
     """Keeps the time spent inside out of the throughput."""
