@@ -15,16 +15,20 @@ _LOWER_IS_BETTER = ('loss', 'perplexity', 'bits', 'error', 'invalid', 'distance'
 
 
 def add_arguments(parser):
-  """Adds nothing: evaluation is configured by gin."""
-  del parser
+  """Adds the flag that is not about what to evaluate."""
+  parser.add_argument(
+    '--glue_submission',
+    action='store_true',
+    help='predict the test sets of GLUE and SuperGLUE tasks, and write what their servers take to '
+    'MODEL_DIR/submission',
+  )
 
 
 def run(args):
   """Evaluates as the parsed gin configuration says."""
-  del args
   from t5x_lite import configuration
 
-  configuration.configured(evaluate)()
+  configuration.configured(evaluate)(glue_submission=args.glue_submission)
 
 
 def evaluate(
@@ -41,6 +45,7 @@ def evaluate(
   dtype: str | None = None,
   base_checkpoint_path: str | None = None,
   use_cached: bool = False,
+  glue_submission: bool = False,
 ):
   """Evaluates checkpoints and prints a table of them.
 
@@ -59,6 +64,7 @@ def evaluate(
     dtype: of the activations, or None for the run's own.
     base_checkpoint_path: where the base of checkpoints without it is now, or None.
     use_cached: read the task from seqio's cache.
+    glue_submission: predict the test split in place of all that, for the leaderboards.
   """
   import sys
   import time
@@ -66,28 +72,34 @@ def evaluate(
   import jax
 
   import t5x_lite.tasks  # noqa: F401 - registers them
+  from t5x_lite import errors
   from t5x_lite.evaluation import evaluator as evaluation
-  from t5x_lite.evaluation import runs
+  from t5x_lite.evaluation import leaderboards, runs
   from t5x_lite.monitoring import metrics as monitoring
 
   opened = runs.open_run(model_dir, checkpoint, dtype=dtype, base_path=base_checkpoint_path)
   names = opened.find_tasks(mixture_or_task_name)
   is_writer = jax.process_index() == 0
   model = opened.model(mesh)
-  evaluator = evaluation.Evaluator(
-    evaluation.EvaluationConfig(
-      mixture_or_task_name=names,
-      task_feature_lengths=task_feature_lengths or opened.task_feature_lengths,
-      split=split,
-      batch_size=batch_size,
-      num_examples=num_examples,
-      predict_by=predict_by,
-      use_cached=use_cached,
-    ),
-    model,
-    predictions_dir=opened.folder / 'predictions',
-    is_writer=is_writer,
+  config = evaluation.EvaluationConfig(
+    mixture_or_task_name=names,
+    task_feature_lengths=task_feature_lengths or opened.task_feature_lengths,
+    split='test' if glue_submission else split,
+    batch_size=batch_size,
+    num_examples=num_examples,
+    predict_by=predict_by,
+    use_cached=use_cached,
   )
+  if glue_submission:
+    if len(opened.steps) > 1:
+      raise errors.UserError('--glue_submission is of one checkpoint: give CHECKPOINT a step')
+    params = opened.restore(opened.steps[0], model)
+    predictions = evaluation.post_processed(config, model, params)
+    if is_writer:
+      folder = opened.folder / 'submission'
+      print('\n'.join([*leaderboards.write_submission(predictions, folder), f'in {folder}']))
+    return
+  evaluator = evaluation.Evaluator(config, model, opened.folder / 'predictions', is_writer)
   results = {}
   with monitoring.MetricWriter(opened.folder, active=is_writer) as writer:
     for step in opened.steps:
@@ -100,7 +112,20 @@ def evaluate(
         seconds = time.monotonic() - start
         print(f'evaluated checkpoint {step} in {seconds:.1f} s', file=sys.stderr, flush=True)
   if is_writer:
-    print(table(results))
+    print(table({step: told(metrics) for step, metrics in results.items()}))
+
+
+def told(metrics: Mapping[str, float]) -> dict[str, float]:
+  """Leaves out, of tasks with metrics of their own, what is about the tokens but for the loss."""
+  of_tokens = ('loss', 'perplexity', 'bits_per_byte', 'token_accuracy', 'z_loss')
+  measured = {
+    name.rpartition('/')[0] for name in metrics if name.rpartition('/')[2] not in of_tokens
+  }
+
+  def is_told(task, metric):
+    return metric not in of_tokens or (metric == 'loss' if task in measured else metric != 'z_loss')
+
+  return {name: value for name, value in metrics.items() if is_told(*name.rpartition('/')[::2])}
 
 
 def table(results: Mapping[int, Mapping[str, float]]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from t5x_lite import errors, sharding
-from t5x_lite.evaluation import evaluator, inference
+from t5x_lite.evaluation import evaluator, files, inference
 
 _SECONDS_BETWEEN_LINES = 10
 
@@ -157,7 +157,7 @@ def write(answers: Iterable[Mapping], path: str, *, show_progress: bool = True):
   """
   if pathlib.Path(path).is_dir():
     raise errors.UserError(f'cannot write OUTPUT={path}: it is a folder')
-  output = contextlib.nullcontext(sys.stdout) if path == '-' else evaluator.atomic_file(path)
+  output = contextlib.nullcontext(sys.stdout) if path == '-' else files.atomic_file(path)
   try:
     with output as file, _Progress(show_progress) as progress:
       for each in answers:

@@ -1,14 +1,13 @@
 """Evaluates seqio tasks: the loss of their targets, the metrics of what the model predicts."""
 
-import contextlib
 import dataclasses
 import itertools
 import json
 import math
 import numbers
-import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -16,7 +15,7 @@ from absl import logging
 from t5x_lite import errors, sharding
 from t5x_lite.data import batches as data_batches
 from t5x_lite.data import sources
-from t5x_lite.evaluation import inference, predicting
+from t5x_lite.evaluation import files, inference, leaderboards, predicting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +100,15 @@ class Evaluator:
   def evaluate(self, params, step: int) -> dict[str, dict[str, float]]:
     """Returns the metrics by name, by task, and writes the predictions.
 
+    Of tasks of GLUE or SuperGLUE there are the leaderboard's average, under 'glue' or
+    'super_glue', and the number of tasks in it.
+
     Args:
       params: the parameters, on the model's mesh.
       step: the training step they are of, which is part of the name of the predictions' file.
     """
-    return {name: task.evaluate(params, step) for name, task in self._tasks.items()}
+    results = {name: task.evaluate(params, step) for name, task in self._tasks.items()}
+    return results | leaderboards.scores(results)
 
 
 class _TaskEvaluator:
@@ -236,7 +239,7 @@ class _TaskEvaluator:
     path = pathlib.Path(self._predictions_dir) / f'{name}{of_split}-{step}.jsonl'
     examples = self._seqio_evaluator.cached_task_datasets[name].as_numpy_iterator()
     features = self._output_features
-    with atomic_file(path) as file:
+    with files.atomic_file(path) as file:
       for i, example in enumerate(examples):
         line = example_texts(example, features)
         if predictions is not None:
@@ -274,26 +277,37 @@ def example_texts(example: Mapping[str, np.ndarray], features) -> dict[str, str]
   return texts
 
 
-@contextlib.contextmanager
-def atomic_file(path):
-  """Opens a text file that appears under its name when it is complete, or not at all.
+def post_processed(
+  config: EvaluationConfig, model: inference.Inference, params
+) -> dict[str, list[tuple[dict[str, np.ndarray], Any]]]:
+  """Predicts a split without targets.
 
-  What is there and no file, such as /dev/null or a named pipe, is written to as it is.
+  Args:
+    config: what to predict.
+    model: the model, on its mesh.
+    params: the parameters.
+
+  Returns:
+    By task, for each example its features and what the task makes of the predicted text.
   """
-  path = pathlib.Path(path)
-  if path.exists() and not path.is_file():
-    with open(path, 'w', encoding='utf-8') as file:
-      yield file
-    return
-  path.parent.mkdir(parents=True, exist_ok=True)
-  new_path = path.with_name(f'.{path.name}.{os.getpid()}')
-  try:
-    with open(new_path, 'w', encoding='utf-8') as file:
-      yield file
-    os.replace(new_path, path)
-  except BaseException:
-    new_path.unlink(missing_ok=True)
-    raise
+  sharding.check_batch_size(config.batch_size, model.mesh)
+  results = {}
+  lengths = config.task_feature_lengths
+  for name in task_names(config):
+    task = data_batches.get_mixture_or_task(name)
+    batches = list(_eval_batches(config, name, model.config.has_encoder))
+    labels = predicting.labels_of(task) if config.predict_by == 'ranking' else None
+    if labels is None:
+      predictions = predicting.generate(model, params, batches, lengths)
+    else:
+      tokens = predicting.label_tokens(task, labels, lengths['targets'])
+      predictions = predicting.rank(model, params, batches, lengths, tokens)
+    decode = task.output_features['targets'].vocabulary.decode
+    results[name] = [
+      (example, task.postprocess_fn(decode(tokens.tolist()), example=example, is_target=False))
+      for example, tokens in zip(_raw_examples(task, config), predictions.tokens, strict=False)
+    ]
+  return results
 
 
 def examples(
@@ -304,14 +318,19 @@ def examples(
   Raises:
     UserError: as `Evaluator`, before the first example.
   """
-  import seqio
-
-  num_examples = -1 if config.num_examples is None else config.num_examples
   for name in task_names(config):
     _eval_batches(config, name, has_encoder)  # For its checks.
-    task = seqio.get_mixture_or_task(name)
+    task = data_batches.get_mixture_or_task(name)
     if 'inputs' not in task.output_features:
       raise errors.UserError(f'{name!r} has no inputs to answer: give INPUT, a text file')
+    for example in _raw_examples(task, config):
+      yield example_texts(example, task.output_features), example['inputs']
+
+
+def _raw_examples(task, config):
+  """Examples of a task in order, with all the features that it leaves them."""
+  num_examples = -1 if config.num_examples is None else config.num_examples
+  with sources.quiet(), sources.readable_errors():
     dataset = task.get_dataset(
       sequence_length=dict(config.task_feature_lengths),
       split=config.split,
@@ -320,9 +339,7 @@ def examples(
       seed=config.seed,
       num_epochs=1,
     )
-    with sources.readable_errors():
-      for example in dataset.take(num_examples).as_numpy_iterator():
-        yield example_texts(example, task.output_features), example['inputs']
+    yield from dataset.take(num_examples).as_numpy_iterator()
 
 
 def task_names(config) -> list[str]:

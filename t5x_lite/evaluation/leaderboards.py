@@ -14,7 +14,6 @@ import functools
 import io
 import itertools
 import json
-import os
 import pathlib
 import re
 import statistics
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from t5x_lite import errors
+from t5x_lite.evaluation import files as atomic_files
 
 Predictions = Mapping[str, Iterable[tuple[Mapping[str, np.ndarray], Any]]]
 
@@ -211,7 +211,8 @@ def write_submission(predictions: Predictions, folder) -> list[str]:
     if files:
       zip_file = f'{title}.zip'
       for file, content in (files | {zip_file: _zip(files)}).items():
-        _write(pathlib.Path(folder) / file, content)
+        with atomic_files.atomic_file(pathlib.Path(folder) / file, 'wb') as opened:
+          opened.write(content)
       report.append(f'{zip_file}: {len(files)} files')
       if missing := [task.file for task in tasks if task.file not in files]:
         report.append(f'warning: {zip_file} lacks {", ".join(missing)}, which the server wants')
@@ -251,14 +252,3 @@ def _zip(files):
       # Without the time, the same files make the same zip.
       archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
   return buffer.getvalue()
-
-
-def _write(path, content):
-  path.parent.mkdir(parents=True, exist_ok=True)
-  new_path = path.with_name(f'.{path.name}.{os.getpid()}')
-  try:
-    new_path.write_bytes(content)
-    os.replace(new_path, path)
-  except BaseException:
-    new_path.unlink(missing_ok=True)
-    raise

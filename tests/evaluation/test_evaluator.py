@@ -14,7 +14,7 @@ import tiny
 from t5x_lite import errors, sharding
 from t5x_lite.data import batches as data_batches
 from t5x_lite.data import sources
-from t5x_lite.evaluation import evaluator, inference
+from t5x_lite.evaluation import evaluator, files, inference
 from t5x_lite.models import encoder_decoder
 from t5x_lite.training import state as training_state
 
@@ -190,14 +190,14 @@ def test_loss_counts_tokens_not_batches():
 
 
 def test_a_file_appears_when_it_is_complete_and_a_pipe_is_written_to(tmp_path):
-  with evaluator.atomic_file(tmp_path / 'new' / 'a.txt') as file:
+  with files.atomic_file(tmp_path / 'new' / 'a.txt') as file:
     file.write('complete')
     assert not (tmp_path / 'new' / 'a.txt').exists()
   assert (tmp_path / 'new' / 'a.txt').read_text() == 'complete'
   pipe = tmp_path / 'pipe'
   os.mkfifo(pipe)
   reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-  with evaluator.atomic_file(pipe) as file:
+  with files.atomic_file(pipe) as file:
     file.write('passed on')
   assert os.read(reader, 100) == b'passed on'
   os.close(reader)
