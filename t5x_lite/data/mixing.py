@@ -52,8 +52,15 @@ def check(mixture: seqio.Task | seqio.Mixture, maximum: int | None, temperature:
     given.append(f'MIXING_TEMPERATURE={temperature}')
     if temperature <= 0:
       raise errors.UserError(f'{given[-1]} must be positive')
-  rates = mixture._task_to_rate.values() if isinstance(mixture, seqio.Mixture) else ()
-  if given and not any(isinstance(rate, ProportionalRate) for rate in rates):
+  if given and not any(isinstance(rate, ProportionalRate) for rate in _rates(mixture)):
     raise errors.UserError(
       f'{" and ".join(given)} is for mixtures with proportional rates, and {mixture.name!r} is none'
     )
+
+
+def _rates(mixture):
+  """All rates of a mixture and of those that it is made of; a task has none."""
+  if isinstance(mixture, seqio.Mixture):
+    yield from mixture._task_to_rate.values()
+    for inner in mixture._sub_mixtures:
+      yield from _rates(inner)
