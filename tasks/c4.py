@@ -19,17 +19,19 @@ def _document_to_targets(example):
   return {'targets': example['text']}
 
 
-def _source(tfds_name):
+def _source(tfds_name, splits=('train', 'validation')):
   return local_data.LocalOrTfdsDataSource(
     tfds_name,
-    ('train', 'validation'),
+    splits,
     functools.partial(sources.JsonLinesDataSource, fields=('text',)),
     suffixes=('.json', '.jsonl'),
   )
 
 
-def _add(name, tfds_name, objective):
-  registration.add_task(name, _source(tfds_name), _document_to_targets, after_caching=[objective])
+def _add(name, tfds_name, objective, **options):
+  registration.add_task(
+    name, _source(tfds_name, **options), _document_to_targets, after_caching=[objective]
+  )
 
 
 for _objective in (
@@ -77,4 +79,5 @@ _add(
   'wikipedia_20190301.en_v003_unsupervised',
   'wikipedia/20190301.en:1.0.0',
   chosen_objective.unsupervised,
+  splits=('train',),
 )

@@ -23,14 +23,14 @@ def _open_files(split_to_files, *, languages):
   return records.RecordsDataSource(split_to_files, layout)
 
 
-def _add(name, data_set, target):
+def _add(name, data_set, target, splits=('train', 'validation', 'test')):
   """Registers a task from English, of a data set that TFDS names by the other language."""
   languages = ('en', target)
   registration.add_task(
     name,
     local_data.LocalOrTfdsDataSource(
       f'{data_set}/{target}-en:1.0.0',
-      ('train', 'validation', 'test'),
+      splits,
       functools.partial(_open_files, languages=languages),
       suffixes=('.en', f'.{target}', '.json', '.jsonl'),
     ),
@@ -43,5 +43,5 @@ _add('wmt14_ende_v003', 'wmt14_translate', 'de')
 _add('wmt14_enfr_v003', 'wmt14_translate', 'fr')
 _add('wmt15_enfr_v003', 'wmt15_translate', 'fr')
 _add('wmt16_enro_v003', 'wmt16_translate', 'ro')
-_add('wmt19_ende_v003', 'wmt19_translate', 'de')
+_add('wmt19_ende_v003', 'wmt19_translate', 'de', splits=('train', 'validation'))
 _add('wmt_t2t_ende_v003', 'wmt_t2t_translate', 'de')

@@ -5,6 +5,8 @@ from t5x_lite import errors
 HELP = 'list tasks and mixtures, or show examples of one'
 
 _LENGTHS = {'inputs': 512, 'targets': 114}
+# Of a mixture, in the list.
+_TASKS_SHOWN = 3
 # Over how many rows the padding share is measured.
 _ROWS_FOR_PADDING = 256
 
@@ -53,29 +55,46 @@ def parse_lengths(text: str) -> dict[str, int]:
 def _list():
   import seqio
 
-  rows = [('NAME', 'KIND', 'SPLITS', 'METRICS')]
-  for kind, registry in (('task', seqio.TaskRegistry), ('mixture', seqio.MixtureRegistry)):
-    for name in sorted(registry.names()):
-      provider = registry.get(name)
-      metrics = {
-        getattr(function, '__name__', str(function))
-        for task in seqio.get_subtasks(provider)
-        for function in task.metric_fns
-      }
-      rows.append(
-        (name, kind, ','.join(sorted(_splits(provider))), ','.join(sorted(metrics)) or '-')
-      )
+  from t5x_lite.data import local_data
+
+  rows = [('TASK', 'SPLITS', 'DATA', 'METRICS')]
+  for name in sorted(seqio.TaskRegistry.names()):
+    task = seqio.TaskRegistry.get(name)
+    metrics = dict.fromkeys(map(_metric_name, task.metric_fns))
+    data = getattr(task.source, 'tfds_name', None) or type(task.source).__name__
+    if isinstance(task.source, local_data.LocalOrTfdsDataSource) and _splits(task, local=True):
+      data = 'local files'
+    rows.append((name, ','.join(_splits(task)), data, ','.join(metrics) or '-'))
+  _print_columns(rows)
+  rows = [('MIXTURE', 'TASKS')]
+  for name in sorted(seqio.MixtureRegistry.names()):
+    tasks = [task.name for task in seqio.MixtureRegistry.get(name).tasks]
+    shown = tasks if len(tasks) <= _TASKS_SHOWN else [*tasks[:_TASKS_SHOWN], '...']
+    rows.append((name, f'{len(tasks)}: {", ".join(shown)}'))
+  print()
+  _print_columns(rows)
+
+
+def _metric_name(function):
+  function = getattr(function, 'func', function)  # Of functools.partial.
+  return getattr(function, '__name__', str(function))
+
+
+def _print_columns(rows):
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   for row in rows:
     print('  '.join(value.ljust(width) for value, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _splits(provider):
+def _splits(task, *, local=False):
+  """Names of a task's splits, train first; or, if `local`, of those that have local files."""
   try:
-    return provider.splits
+    splits = task.source.files() if local else task.splits
   except Exception:
-    # A TFDS data set that is not there cannot tell its splits; list the task still.
-    return ('?',)
+    # A data set that is not there, or not as it should be, cannot tell; list the task still.
+    return [] if local else ['?']
+  order = ('train', 'validation', 'test')
+  return sorted(splits, key=lambda s: (order.index(s) if s in order else len(order), s))
 
 
 def _show(args):

@@ -218,6 +218,7 @@ def mean_group_metric(metric: Callable, group_key: str = 'group', value_key: str
     results = [metric(*values) for values in groups.values()]
     return {name: float(np.mean([result[name] for result in results])) for name in results[0]}
 
+  grouped.__name__ = f'{metric.__name__}_by_group'
   return grouped
 
 
@@ -233,6 +234,7 @@ def deduplicate_metric(metric: Callable, group_key: str = 'group', value_key: st
       first.setdefault(target[group_key], (target[value_key], prediction[value_key]))
     return metric(*map(list, zip(*first.values(), strict=True)))
 
+  deduplicated.__name__ = f'deduplicated_{metric.__name__}'
   return deduplicated
 
 

@@ -46,15 +46,12 @@ def my_module(tmp_path, monkeypatch):
 def test_tasks_lists_ours_and_those_of_a_module_with_splits_and_metrics(my_module, capsys):
   _run('tasks', f'--module={my_module}')
   lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-  assert lines[0] == ['NAME', 'KIND', 'SPLITS', 'METRICS']
-  assert ['my_task', 'task', 'dev,train', '-'] in lines
-  assert ['my_mixture', 'mixture', 'dev,train', '-'] in lines
-  assert [
-    'quickstart_sentiment',
-    'task',
-    'train,validation',
-    'accuracy,invalid_predictions',
-  ] in lines
+  assert lines[0] == ['TASK', 'SPLITS', 'DATA', 'METRICS']
+  assert ['my_task', 'train,dev', 'JsonLinesDataSource', '-'] in lines
+  assert ['my_mixture', '1:', 'my_task'] in lines
+  metrics = 'accuracy,invalid_predictions'
+  assert ['quickstart_sentiment', 'train,validation', 'RowsDataSource', metrics] in lines
+  assert ['glue_rte_v002', 'train,validation,test', 'glue/rte:2.0.0', metrics] in lines
 
 
 def test_show_prints_text_ids_lengths_and_padding(my_module, capsys):

@@ -1,6 +1,7 @@
 """A reader's working directory, and a shell in it."""
 
 import functools
+import json
 import shutil
 
 import mesh_tensorflow_writing
@@ -19,6 +20,8 @@ FILES = {
   'my_objectives.py': ('docs/objectives.md', 0),
   'my_objective.py': ('docs/objectives.md', 1),
   'my_metrics.py': ('docs/metrics.md', 0),
+  'my_mixture.py': ('docs/tasks.md', 0),
+  'my_labels.py': ('docs/tasks.md', 1),
 }
 
 
@@ -28,6 +31,7 @@ def folder(review_files, commands, tmp_path_factory):
   folder = tmp_path_factory.mktemp('reader')
   for name in ('train.jsonl', 'validation.jsonl'):
     shutil.copy(review_files / name, folder)
+  write_glue(review_files, folder / 'glue_data')
   for name, (page, index) in FILES.items():
     block = blocks(page, 'gin' if name.endswith('.gin') else 'python')[index]
     (folder / name).write_text(block, encoding='utf-8')
@@ -47,6 +51,34 @@ def folder(review_files, commands, tmp_path_factory):
 def shell(folder, commands):
   """Function that runs a script in the reader's directory and returns what it printed."""
   return functools.partial(run, folder, commands)
+
+
+def write_glue(reviews, folder):
+  """Writes tables in the layouts of GLUE's download, of reviews."""
+  for split, file in (('train', 'train'), ('validation', 'dev'), ('validation', 'test')):
+    lines = (reviews / f'{split}.jsonl').read_text(encoding='utf-8').splitlines()
+    rows = [json.loads(line) for line in lines]
+    sentences = [' '.join(row['text'].split()) for row in rows]
+    labels = [int(row['label'] == 'positive') for row in rows]
+    followed = list(zip(sentences, sentences[1:] + sentences[:1], labels, strict=True))
+    tables = {
+      'SST-2': ['sentence\tlabel', *(f'{s}\t{label}' for s, _, label in followed)],
+      'CoLA': [f'x\t{label}\t\t{s}' for s, _, label in followed],
+      'RTE': [
+        'index\tsentence1\tsentence2\tlabel',
+        *(
+          f'{i}\t{s}\t{other}\t{("not_entailment", "entailment")[label]}'
+          for i, (s, other, label) in enumerate(followed)
+        ),
+      ],
+    }
+    if file == 'test':
+      numbered = [f'{i}\t{s}' for i, s in enumerate(sentences)]
+      tables = {name: ['index\tsentence', *numbered] for name in ('SST-2', 'CoLA')}
+    for name, lines in tables.items():
+      (folder / name).mkdir(parents=True, exist_ok=True)
+      text = '\n'.join(lines) + '\n'
+      (folder / name / f'{file}.tsv').write_text(text, encoding='utf-8')
 
 
 def write_as_others_do(run, folder):
