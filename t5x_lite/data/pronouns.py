@@ -12,6 +12,9 @@ import string
 import seqio
 import tensorflow as tf
 
+from t5x_lite import errors
+from t5x_lite.data import sources
+
 _PREFIX = 'wsc: '
 _PRONOUNS = ('he', 'she', 'they', 'it', 'her', 'his', 'their', 'them', 'him')
 _ARTICLES = ('a', 'an', 'the')
@@ -59,7 +62,7 @@ def _with_mark(text, index, pronoun):
       before, _, after = word.partition(bare)
       words[i] = ' '.join(filter(None, (before, f'*{pronoun}*', after)))
       return ' '.join(words).encode()
-  raise ValueError(f'{pronoun!r} is not a word of {text!r}')
+  raise errors.UserError(sources.in_graph(f'{pronoun!r} is not a word of {text!r}'))
 
 
 @seqio.map_over_dataset
@@ -153,7 +156,7 @@ def _as_written(candidate, hypothesis):
   pattern = ' '.join(re.escape(word) + '[.,?!]?' for word in words)
   match = re.search(pattern, hypothesis, re.IGNORECASE)
   if not match:
-    raise ValueError(f'{candidate!r} is not in {hypothesis!r}')
+    raise errors.UserError(sources.in_graph(f'{candidate!r} is not in {hypothesis!r}'))
   found = match[0].rstrip() if match[0][-1:] not in tuple(_SENTENCE_SIGNS) else match[0][:-1]
   return re.sub("('|'s)$", '', found)
 

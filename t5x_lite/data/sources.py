@@ -33,7 +33,6 @@ FilePatterns = str | Sequence[str]
 Fields = Mapping[str, type] | Sequence[str]
 
 _DTYPES = {str: tf.string, int: tf.int64, float: tf.float32, bool: tf.bool}
-_MESSAGE = '⟪{}⟫'
 # Python's limit of 128 KiB a value is less than a long document.
 csv.field_size_limit(2**31 - 1)
 
@@ -226,12 +225,17 @@ def readable_errors():
   try:
     yield
   except tf.errors.OpError as error:
-    message = re.search(_MESSAGE.format('(.*?)'), error.message, re.DOTALL)
+    message = re.search(in_graph('(.*?)'), error.message, re.DOTALL)
     if message:
       raise errors.UserError(message[1]) from None
     if isinstance(error, tf.errors.DataLossError):
       raise errors.UserError(f'a data file is damaged or cut short: {error.message}') from None
     raise
+
+
+def in_graph(message: str) -> str:
+  """Marks what an error inside tf.data says, so that `readable_errors` finds it in what TensorFlow says of it."""
+  return f'⟪{message}⟫'
 
 
 def matching_files(patterns: FilePatterns) -> list[str]:
@@ -300,7 +304,7 @@ def _parse_line(file, number, line, *, fields, convert):
     return [_json_value(example, name, kind) for name, kind in fields.items()]
   except errors.UserError as error:
     where = f'{file.decode()}, line {number}: {error}'
-    raise errors.UserError(_MESSAGE.format(where)) from None
+    raise errors.UserError(in_graph(where)) from None
 
 
 def _parallel_files(files, languages):
@@ -350,13 +354,13 @@ def _parse_parallel(files, number, *lines):
   if any(ended) and not all(ended):
     short = names[ended.index(True)]
     where = f'{short} has {number - 1} lines, but {names[ended.index(False)]} has more'
-    raise errors.UserError(_MESSAGE.format(where))
+    raise errors.UserError(in_graph(where))
   for name, line in zip(names, lines, strict=True):
     try:
       line.decode()
     except UnicodeDecodeError as error:
       where = f'{name}, line {number}: not UTF-8 at byte {error.start + 1} of the line'
-      raise errors.UserError(_MESSAGE.format(where)) from None
+      raise errors.UserError(in_graph(where)) from None
   return [np.array(line, object) for line in lines]
 
 
