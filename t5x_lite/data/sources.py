@@ -139,20 +139,26 @@ class RowsDataSource(seqio.DataSource):
   ) -> tf.data.Dataset:
     columns, num_rows = self._columns(split), self.num_input_examples(split)
 
-    def row_numbers(epoch_seed):
-      # A permutation computed row by row: unlike a shuffle buffer it costs a saved iterator no space.
-      return tf.data.Dataset.range(num_rows).map(
-        lambda row: tf.random.experimental.index_shuffle(row, epoch_seed, num_rows - 1)
+    def rows(epoch_seed=None):
+      numbers = tf.data.Dataset.range(num_rows)
+      if shuffle:
+        # A permutation computed row by row: unlike a shuffle buffer it costs a saved iterator no space.
+        numbers = numbers.map(
+          lambda row: tf.random.experimental.index_shuffle(row, epoch_seed, num_rows - 1)
+        )
+      if shard_info is not None:
+        numbers = numbers.shard(shard_info.num_shards, shard_info.index)
+      return numbers.map(
+        lambda row: {name: tf.gather(column, row) for name, column in columns.items()}
       )
 
-    if shuffle:
-      seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
-      rows = seeds.batch(2, drop_remainder=True).take(1).flat_map(row_numbers)
-    else:
-      rows = tf.data.Dataset.range(num_rows)
-    if shard_info is not None:
-      rows = rows.shard(shard_info.num_shards, shard_info.index)
-    return rows.map(lambda row: {name: tf.gather(column, row) for name, column in columns.items()})
+    if not shuffle:
+      return rows()
+    # What reads ahead must not come between the seeds and the repetition of this: at the end of an epoch it would
+    # end them while there are rows to come, and a position saved then would lack their state. TensorFlow makes a
+    # map() read ahead, unless it is within a function.
+    seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
+    return seeds.batch(2, drop_remainder=True).take(1).flat_map(rows)
 
 
 def _tensor(column):

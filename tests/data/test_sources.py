@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import seqio
+import tensorflow as tf
 
 from t5x_lite import errors
 from t5x_lite.data import sources
@@ -168,3 +169,20 @@ def test_hosts_share_out_the_rows(shuffle):
   ]
   assert [len(shard) for shard in shards] == [4, 3, 3]
   assert sorted(row['n'] for shard in shards for row in shard) == list(range(10))
+
+
+def test_rows_follow_exactly_any_position_even_one_at_the_end_of_an_epoch(tmp_path):
+  source = sources.RowsDataSource(lambda split: {'n': np.arange(20)}, ['train'])
+
+  def begin():
+    return iter(source.get_dataset('train', shuffle=True, seed=3).repeat())
+
+  iterator, numbers = begin(), []
+  for i in range(60):
+    tf.train.Checkpoint(iterator=iterator).write(str(tmp_path / str(i)))
+    numbers.append(int(next(iterator)['n']))
+  assert sorted(numbers[:20]) == sorted(numbers[20:40]) == list(range(20))
+  for i in range(15, 42):
+    fresh = begin()
+    tf.train.Checkpoint(iterator=fresh).read(str(tmp_path / str(i))).assert_consumed()
+    assert [int(next(fresh)['n']) for _ in range(i, 60)] == numbers[i:], i
