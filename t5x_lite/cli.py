@@ -63,6 +63,8 @@ def main(argv=None):
 def _run(argv):
   args, overrides = _parse_arguments(argv)
   set_environment(os.environ)
+  if args.cache_dir:
+    os.environ['T5X_LITE_TASK_CACHE'] = args.cache_dir
   chosen = {name: getattr(args, name, None) for name in ('local_data', 'vocabulary')}
   choices.begin(**{name: value for name, value in chosen.items() if value})
   modules.import_all(args.module)
@@ -122,6 +124,12 @@ def _add_command(subparsers, name, command):
     metavar='NAME',
     help='Python module (my.tasks) or file (my_tasks.py) to import first, for the tasks that it '
     'registers; the working directory is searched too; may be repeated',
+  )
+  parser.add_argument(
+    '--cache_dir',
+    metavar='DIR',
+    help='folder of cached tasks, which `t5x-lite tasks cache` writes and USE_CACHED reads '
+    '(default: $T5X_LITE_TASK_CACHE, or ~/.cache/t5x_lite/tasks)',
   )
   if name in _READ_TASKS:
     _add_task_arguments(parser, name in _CHOOSE_VOCABULARY)

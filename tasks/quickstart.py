@@ -157,6 +157,7 @@ seqio.TaskRegistry.add(
   preprocessors=[
     _document_to_targets,
     seqio.preprocessors.tokenize,
+    seqio.CacheDatasetPlaceholder(),
     objectives.span_corruption,
     seqio.preprocessors.append_eos_after_trim,
   ],
@@ -176,6 +177,7 @@ def _add_sentiment_task(name, wanted_sources):
     preprocessors=[
       _review_to_text,
       seqio.preprocessors.tokenize,
+      seqio.CacheDatasetPlaceholder(),
       seqio.preprocessors.append_eos_after_trim,
     ],
     output_features=FEATURES,

@@ -1,8 +1,10 @@
-"""`t5x-lite tasks`: lists the tasks there are; `t5x-lite tasks show NAME` looks at one's examples."""
+"""`t5x-lite tasks`: lists the tasks there are, shows the examples of one, or caches it."""
+
+import shlex
 
 from t5x_lite import errors
 
-HELP = 'list tasks and mixtures, or show examples of one'
+HELP = 'list tasks and mixtures, show examples of one, or cache it'
 
 _LENGTHS = {'inputs': 512, 'targets': 114}
 # Of a mixture, in the list.
@@ -14,9 +16,13 @@ _ROWS_FOR_PADDING = 256
 def add_arguments(parser):
   """Adds the arguments of this command."""
   parser.add_argument(
-    'action', nargs='?', choices=('list', 'show'), default='list', help='default: list'
+    'action',
+    nargs='?',
+    choices=('list', 'show', 'cache'),
+    default='list',
+    help='list (the default), show examples of NAME, or preprocess NAME once, for USE_CACHED=True',
   )
-  parser.add_argument('name', nargs='?', metavar='NAME', help='task or mixture to show')
+  parser.add_argument('name', nargs='?', metavar='NAME', help='task or mixture to show or cache')
   parser.add_argument('--split', default='train', help='split to show (default: %(default)s)')
   parser.add_argument(
     '--examples', type=int, default=3, metavar='N', help='examples to show (default: %(default)s)'
@@ -29,18 +35,30 @@ def add_arguments(parser):
   )
   parser.add_argument('--pack', action='store_true', help='pack short examples into shared rows')
   parser.add_argument('--seed', type=int, default=0, help='of shuffling and random preprocessing')
+  parser.add_argument('--overwrite', action='store_true', help='cache again what is cached')
+  parser.add_argument(
+    '--pipeline_options',
+    type=shlex.split,
+    default=[],
+    metavar="'--runner=RUNNER ...'",
+    help="Apache Beam's options, for caching on many machines (default: on this one)",
+  )
 
 
 def run(args):
-  """Prints the list, or the examples."""
+  """Prints the list or the examples, or caches."""
   import t5x_lite.tasks  # noqa: F401 - registers them
 
   if args.action == 'list':
     _list()
   elif args.name is None:
-    raise errors.UserError('which task? t5x-lite tasks show NAME; `t5x-lite tasks` lists them')
-  else:
+    raise errors.UserError(
+      f'which task? t5x-lite tasks {args.action} NAME; `t5x-lite tasks` lists them'
+    )
+  elif args.action == 'show':
     _show(args)
+  else:
+    _cache(args)
 
 
 def parse_lengths(text: str) -> dict[str, int]:
@@ -149,3 +167,36 @@ def _text(vocabulary, ids):
       pieces.append(vocabulary.decode(ids[begin : i + 1]) + ended)
       begin = i + 1
   return ' '.join(pieces)
+
+
+def _cache(args):
+  import seqio
+
+  from t5x_lite import modules
+  from t5x_lite.data import batches, cached_tasks
+
+  mixture_or_task = batches.get_mixture_or_task(args.name)
+  tasks = sorted(seqio.get_subtasks(mixture_or_task), key=lambda task: task.name)
+  if not any(task.supports_caching for task in tasks):
+    raise errors.UserError(cached_tasks.cannot_be_cached(mixture_or_task))
+  try:
+    from t5x_lite.data import caching
+  except ImportError as error:
+    raise errors.UserError(
+      f"caching needs Apache Beam and array_record ({error}): pip install 't5x_lite[cache]'"
+    ) from error
+  for task in tasks:
+    folder = caching.task_folder(task)
+    if not task.supports_caching:
+      print(f'{task.name}: not cached, for it has no seqio.CacheDatasetPlaceholder()')
+    elif caching.is_complete(task) and not args.overwrite:
+      print(f'{task.name}: is cached in {folder}; --overwrite caches it again')
+    else:
+      numbers = caching.cache_task(
+        task,
+        batches.splits_of(task),
+        options=args.pipeline_options,
+        task_modules=('t5x_lite.tasks', *modules.absolute(args.module)),
+      )
+      counts = ', '.join(f'{number:,} of {split}' for split, number in numbers.items())
+      print(f'{task.name}: {counts} cached in {folder}', flush=True)

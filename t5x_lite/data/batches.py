@@ -28,7 +28,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite import choices, errors
-from t5x_lite.data import chosen_objective, mixing, model_vocabulary, sources
+from t5x_lite.data import cached_tasks, chosen_objective, mixing, model_vocabulary, sources
 
 Batch = dict[str, np.ndarray]
 
@@ -46,7 +46,7 @@ class DatasetConfig:
     shuffle: whether training examples are shuffled; evaluation never is.
     seed: of shuffling and of random preprocessing. None draws one for training, and is 0 for evaluation.
     pack: whether several short examples share a row.
-    use_cached: whether to read what `seqio_cache_tasks` wrote, not the source.
+    use_cached: whether to read what `t5x-lite tasks cache` wrote, not the source.
   """
 
   mixture_or_task_name: str
@@ -70,6 +70,17 @@ def get_mixture_or_task(name: str) -> seqio.Task | seqio.Mixture:
   )
 
 
+def splits_of(mixture_or_task: seqio.Task | seqio.Mixture) -> list[str]:
+  """Names of the splits, sorted; a UserError if the data that would tell is not there."""
+  try:
+    return sorted(mixture_or_task.splits)
+  except ValueError as error:  # What seqio makes of a TFDS data set without files.
+    raise errors.UserError(
+      f'the data of {mixture_or_task.name!r} is not there ({error}): prepare it with '
+      '`tfds build`, or set TFDS_DATA_DIR to the folder that holds it'
+    ) from error
+
+
 def output_features(mixture_or_task_name: str) -> Mapping[str, seqio.Feature]:
   """Features of a task or mixture, with their vocabularies.
 
@@ -87,7 +98,12 @@ def output_features(mixture_or_task_name: str) -> Mapping[str, seqio.Feature]:
 
 
 def train_batches(
-  config: DatasetConfig, *, has_encoder: bool = True, host_index: int = 0, host_count: int = 1
+  config: DatasetConfig,
+  *,
+  has_encoder: bool = True,
+  host_index: int = 0,
+  host_count: int = 1,
+  num_threads: int | None = None,
 ) -> 'BatchIterator':
   """Batches without end: epoch after epoch, shuffled and corrupted anew in each.
 
@@ -96,6 +112,7 @@ def train_batches(
     has_encoder: whether the model has one, see `T5Config.has_encoder`.
     host_index: this host, which reads its own share of the examples.
     host_count: number of hosts.
+    num_threads: threads that read and preprocess examples; None leaves that to TensorFlow.
 
   Returns:
     A checkpointable iterator of this host's rows.
@@ -108,7 +125,11 @@ def train_batches(
   chosen_objective.check(task)
   mixing.check(task, current.mixing_maximum, current.mixing_temperature)
   return BatchIterator(
-    config, has_encoder=has_encoder, host_index=host_index, host_count=host_count
+    config,
+    has_encoder=has_encoder,
+    host_index=host_index,
+    host_count=host_count,
+    num_threads=num_threads,
   )
 
 
@@ -193,11 +214,24 @@ def with_targets(batch: Batch, tokens: np.ndarray, inputs_length: int) -> Batch:
 class BatchIterator:
   """Iterator of training batches whose position can be saved and found again, exactly."""
 
-  def __init__(self, config: DatasetConfig, *, has_encoder: bool, host_index: int, host_count: int):
+  def __init__(
+    self,
+    config: DatasetConfig,
+    *,
+    has_encoder: bool,
+    host_index: int,
+    host_count: int,
+    num_threads: int | None = None,
+  ):
     self._config = config
     self._has_encoder = has_encoder
     self._host_index = host_index
     self._host_count = host_count
+    self._num_threads = num_threads
+    self._caches = {}
+    if config.use_cached:
+      task = get_mixture_or_task(config.mixture_or_task_name)
+      self._caches['caches'] = cached_tasks.describe(task, config.split)
     # Drawn here and kept with the position: resuming needs the seed that the run began with.
     self._start(secrets.randbits(31) if config.seed is None else config.seed)
 
@@ -212,7 +246,7 @@ class BatchIterator:
       shard_info=seqio.ShardInfo(self._host_index, self._host_count),
     )
     dataset = dataset.batch(self._config.batch_size // self._host_count, drop_remainder=True)
-    self._iterator = _ClosedAtExit(dataset)
+    self._iterator = _ClosedAtExit(dataset, self._num_threads)
 
   def __iter__(self) -> 'BatchIterator':
     return self
@@ -262,7 +296,7 @@ class BatchIterator:
     }
     if config['seed'] is None:
       del config['seed']  # Then the seed is the saved one.
-    return config
+    return config | self._caches
 
 
 def _chosen(current):
@@ -277,8 +311,11 @@ class _ClosedAtExit:
   Threads of tf.data that still parse lines in Python while the interpreter shuts down would block it for ever.
   """
 
-  def __init__(self, dataset):
+  def __init__(self, dataset, num_threads=None):
     options = tf.data.Options()
+    if num_threads is not None:
+      options.threading.private_threadpool_size = num_threads
+      options.threading.max_intra_op_parallelism = 1
     # Parsing lines in Python counts as state that a checkpoint cannot hold; our parsing has none.
     options.experimental_external_state_policy = tf.data.experimental.ExternalStatePolicy.IGNORE
     self._held = {'iterator': iter(dataset.with_options(options))}
@@ -314,13 +351,7 @@ class _ClosedAtExit:
 def _check(config, has_encoder, host_count):
   """Refuses a configuration that seqio would fail on later, or in other words."""
   task = get_mixture_or_task(config.mixture_or_task_name)
-  try:
-    splits = sorted(task.splits)
-  except ValueError as error:  # What seqio makes of a TFDS data set without files.
-    raise errors.UserError(
-      f'the data of {config.mixture_or_task_name!r} is not there ({error}): prepare it with '
-      '`tfds build`, or set TFDS_DATA_DIR to the folder that holds it'
-    ) from error
+  splits = splits_of(task)
   if config.split not in splits:
     raise errors.UserError(
       f'{config.mixture_or_task_name!r} has no split {config.split!r}, only '
@@ -348,11 +379,24 @@ def _check(config, has_encoder, host_count):
     raise errors.UserError(
       f'BATCH_SIZE={config.batch_size} is not divisible by the {host_count} hosts'
     )
-  for subtask in seqio.get_subtasks(task):
-    if config.use_cached and subtask.supports_caching and not subtask.cache_dir:
+  _check_caches(task, config.use_cached)
+
+
+def _check_caches(task, use_cached):
+  cached_tasks.search_cache_directory()
+  subtasks = seqio.get_subtasks(task)
+  if use_cached and not any(subtask.supports_caching for subtask in subtasks):
+    raise errors.UserError(f'USE_CACHED=True, but {cached_tasks.cannot_be_cached(task)}')
+  for subtask in subtasks:
+    if use_cached and subtask.supports_caching and not subtask.cache_dir:
       raise errors.UserError(
-        f'USE_CACHED=True, but no cache of {subtask.name!r} is found: run seqio_cache_tasks, or set it to False'
+        f'USE_CACHED=True, but no cache of {subtask.name!r} is found in {cached_tasks.cache_directory()}: '
+        f'make it with `t5x-lite tasks cache {task.name}`, give its --cache_dir, or set it to False'
       )
+    if use_cached and subtask.supports_caching:
+      cached_tasks.check_vocabularies(subtask)
+    if subtask.requires_caching and not use_cached:
+      raise errors.UserError(f'{subtask.name!r} is to be read from its cache: give USE_CACHED=True')
 
 
 def _examples(config, has_encoder, *, shuffle, seed, num_epochs, shard_info=None):
@@ -362,13 +406,19 @@ def _examples(config, has_encoder, *, shuffle, seed, num_epochs, shard_info=None
     for name in output_features(config.mixture_or_task_name)
     if name in config.task_feature_lengths
   }
+  mixture_or_task = get_mixture_or_task(config.mixture_or_task_name)
+  if config.use_cached and shuffle:
+    mixture_or_task = cached_tasks.with_array_records(mixture_or_task, config.split, lengths)
   # As seqio.get_dataset, except for one argument: rows that seqio caches in memory would be saved with every
   # position, and would come in the order of the first epoch in all the others.
   with sources.quiet():
-    dataset = get_mixture_or_task(config.mixture_or_task_name).get_dataset(
+    dataset = mixture_or_task.get_dataset(
       sequence_length=lengths,
       split=config.split,
-      use_cached=config.use_cached,
+      use_cached=any(
+        config.use_cached and subtask.supports_caching
+        for subtask in seqio.get_subtasks(mixture_or_task)
+      ),
       shuffle=shuffle,
       seed=seed,
       shard_info=shard_info,

@@ -231,9 +231,8 @@ def readable_errors():
   try:
     yield
   except tf.errors.OpError as error:
-    message = re.search(in_graph('(.*?)'), error.message, re.DOTALL)
-    if message:
-      raise errors.UserError(message[1]) from None
+    if message := message_in(error):
+      raise errors.UserError(message) from None
     if isinstance(error, tf.errors.DataLossError):
       raise errors.UserError(f'a data file is damaged or cut short: {error.message}') from None
     raise
@@ -242,6 +241,12 @@ def readable_errors():
 def in_graph(message: str) -> str:
   """Marks what an error inside tf.data says, so that `readable_errors` finds it in what TensorFlow says of it."""
   return f'⟪{message}⟫'
+
+
+def message_in(error: Exception) -> str | None:
+  """What a data source said, if that is what the exception passes on."""
+  message = re.search(in_graph('(.*?)'), str(error), re.DOTALL)
+  return message and message[1]
 
 
 def matching_files(patterns: FilePatterns) -> list[str]:

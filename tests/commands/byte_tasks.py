@@ -34,6 +34,7 @@ seqio.TaskRegistry.add(
   preprocessors=[
     review_as_targets,
     seqio.preprocessors.tokenize,
+    seqio.CacheDatasetPlaceholder(),
     objectives.span_corruption,
     seqio.preprocessors.append_eos_after_trim,
   ],
@@ -48,6 +49,7 @@ seqio.TaskRegistry.add(
   preprocessors=[
     review_and_label,
     seqio.preprocessors.tokenize,
+    seqio.CacheDatasetPlaceholder(),
     seqio.preprocessors.append_eos_after_trim,
   ],
   output_features=FEATURES,

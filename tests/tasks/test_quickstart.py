@@ -73,7 +73,7 @@ def test_sentiment_examples_are_sst2s_and_are_scored(monkeypatch):
   task = seqio.TaskRegistry.get(_SENTIMENT)
   monkeypatch.setattr(task, '_preprocessor_constructor_args', task.preprocessors[:1])
   monkeypatch.setitem(task.__dict__, 'preprocessors', task.preprocessors[:1])
-  dataset = task.preprocess_postcache(task.source.get_dataset('validation', shuffle=False), None)
+  dataset = task.preprocess_precache(task.source.get_dataset('validation', shuffle=False))
   example = next(dataset.as_numpy_iterator())
   assert example['inputs'].startswith(b'sst2 sentence: ')
   assert example['targets'] in (b'negative', b'positive')
