@@ -200,61 +200,109 @@ def data(
   mixture_or_task_name,
   task_feature_lengths,
   batch_size=8,
-  steps=50,
+  steps=5,
+  seconds=1.0,
   pack=True,
   use_cached=False,
 ):
   """Times the batches of a task, as training reads them, on this host alone.
+
+  The task is read as it is (`online`) and, if asked for, from its cache (`cached`); with one worker and with as many
+  as there are cores. Workers are the threads in which tf.data reads and preprocesses examples. The four take turns, so
+  that whatever else the machine does slows all of them.
 
   Args:
     model: what they are for.
     mixture_or_task_name: name in the registry.
     task_feature_lengths: {'inputs': tokens, 'targets': tokens}.
     batch_size: rows per batch.
-    steps: batches timed, after one that is not.
+    steps: turns of each, over which figures are medians.
+    seconds: length of a turn, before which half as long is not counted, for what was read ahead.
     pack: put several examples into one row.
-    use_cached: read the task from seqio's cache.
+    use_cached: read the task from its cache, too.
 
   Returns:
     dict of figures.
   """
+  import os
   import time
-
-  import numpy as np
 
   import t5x_lite.tasks  # noqa: F401 - registers them
   from t5x_lite.data import batches
 
-  start = time.perf_counter()
-  dataset = batches.DatasetConfig(
-    mixture_or_task_name=mixture_or_task_name,
-    task_feature_lengths=task_feature_lengths,
-    split='train',
-    batch_size=batch_size,
-    shuffle=True,
-    seed=0,
-    pack=pack,
-    use_cached=use_cached,
-  )
-  iterator = batches.train_batches(dataset, has_encoder=model.has_encoder)
-  next(iterator)
-  first_seconds = time.perf_counter() - start
-  tokens = positions = 0
-  start = time.perf_counter()
+  several = max(2, os.cpu_count())
+  iterators, first_seconds, turns = {}, {}, {}
+  for is_cached in (False, True) if use_cached else (False,):
+    dataset = batches.DatasetConfig(
+      mixture_or_task_name=mixture_or_task_name,
+      task_feature_lengths=task_feature_lengths,
+      split='train',
+      batch_size=batch_size,
+      shuffle=True,
+      seed=0,
+      pack=pack,
+      use_cached=is_cached,
+    )
+    for workers in (1, several):
+      name = f'{"cached" if is_cached else "online"}_{workers}_worker{"s" * (workers > 1)}'
+      start = time.perf_counter()
+      iterators[name] = batches.train_batches(
+        dataset, has_encoder=model.has_encoder, num_threads=workers
+      )
+      next(iterators[name])
+      first_seconds[name] = time.perf_counter() - start
+      turns[name] = []
   for _ in range(steps):
+    for name, iterator in iterators.items():
+      _read(iterator, seconds / 2)
+      turns[name].append(_read(iterator, seconds))
+
+  figures = {}
+  for name in iterators:
+    tokens_per_second = [turn.tokens / turn.seconds for turn in turns[name]]
+    rows_per_second = [turn.batches * batch_size / turn.seconds for turn in turns[name]]
+    figures |= {
+      f'{name}_first_batch_seconds': first_seconds[name],
+      f'{name}_rows_per_second': _median(rows_per_second),
+      f'{name}_tokens_per_second': _median(tokens_per_second),
+      f'{name}_tokens_per_second_min': min(tokens_per_second),
+      f'{name}_tokens_per_second_max': max(tokens_per_second),
+    }
+  speed = {name: figures[f'{name}_tokens_per_second'] for name in iterators}
+  for source in ('online', 'cached') if use_cached else ('online',):
+    one, more = speed[f'{source}_1_worker'], speed[f'{source}_{several}_workers']
+    figures[f'{source}_{several}_workers_to_1'] = more / one
+  for workers in ('1_worker', f'{several}_workers') if use_cached else ():
+    figures[f'cached_to_online_{workers}'] = speed[f'cached_{workers}'] / speed[f'online_{workers}']
+  every = sum(turns.values(), [])
+  padding = 1 - sum(turn.tokens for turn in every) / sum(turn.positions for turn in every)
+  return figures | {'padding_share': padding, **_peak_memory()}
+
+
+class _Turn(typing.NamedTuple):
+  """What was read in some time: tokens, and positions for tokens, of how many batches."""
+
+  tokens: int
+  positions: int
+  batches: int
+  seconds: float
+
+
+def _read(iterator, seconds):
+  """Reads at least one batch, and others until the time is over."""
+  import time
+
+  import numpy as np
+
+  tokens = positions = number = 0
+  start = time.perf_counter()
+  while (spent := time.perf_counter() - start) < seconds or not number:
     batch = next(iterator)
+    number += 1
     for name in {'encoder_input_tokens', 'decoder_target_tokens'} & batch.keys():
       tokens += int(np.count_nonzero(batch[name]))
       positions += batch[name].size
-  seconds = time.perf_counter() - start
-  return {
-    'first_batch_seconds': first_seconds,
-    'batches_per_second': steps / seconds,
-    'rows_per_second': steps * batch_size / seconds,
-    'tokens_per_second': tokens / seconds,
-    'padding_share': 1 - tokens / positions,
-    **_peak_memory(),
-  }
+  return _Turn(tokens, positions, number, spent)
 
 
 def _random_batch(model, batch_size, lengths):

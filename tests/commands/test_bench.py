@@ -63,14 +63,19 @@ def test_compiling_is_timed_even_if_the_cache_has_what_is_compiled(monkeypatch, 
   assert done.stdout == '1 0 [2.] True\n1\n', done.stderr
 
 
-def test_data_is_measured_and_its_figures_are_readable(main):
+def test_data_is_measured_with_one_and_several_workers(main):
   status, printed, errors = main(
-    'bench', 'data', *byte_runs.SENTIMENT, '--gin.STEPS=5', '--gin.PACK=False'
+    'bench',
+    'data',
+    *(*byte_runs.SENTIMENT, '--gin.PACK=False', '--gin.STEPS=2', '--gin.bench.data.seconds=0.1'),
   )
   assert status == 0, errors
   figures = dict(line.split(maxsplit=1) for line in printed.splitlines())
-  assert float(figures['rows_per_second'].replace(',', '')) > 0
+  several = max(2, os.cpu_count())
+  for name in ('online_1_worker', f'online_{several}_workers'):
+    assert float(figures[f'{name}_rows_per_second'].replace(',', '')) > 0
   assert 0 < float(figures['padding_share']) < 1
+  assert not any(name.startswith('cached') for name in figures)
 
 
 def test_data_needs_a_task(main):
