@@ -22,6 +22,7 @@ FILES = {
   'my_metrics.py': ('docs/metrics.md', 0),
   'my_mixture.py': ('docs/tasks.md', 0),
   'my_labels.py': ('docs/tasks.md', 1),
+  'my_cached_text.py': ('docs/caching.md', 0),
 }
 
 

@@ -7,7 +7,10 @@ from pages import ROOT
 
 PAGES = [
   'README.md',
-  *(f'docs/{name}.md' for name in ('architectures', 'checkpoints', 'fine_tuning', 'training')),
+  *(
+    f'docs/{name}.md'
+    for name in ('architectures', 'caching', 'checkpoints', 'fine_tuning', 'training')
+  ),
 ]
 
 
