@@ -76,8 +76,8 @@ class RecordsDataSource(sources.RowsDataSource):
 
     super().__init__(read, split_to_filepattern)
 
-  def get_dataset(self, *args, **kwargs) -> tf.data.Dataset:
-    return super().get_dataset(*args, **kwargs).map(_nested)
+  def _example(self, row):
+    return _nested(row)
 
 
 def _column(values, kind):

@@ -149,7 +149,9 @@ class RowsDataSource(seqio.DataSource):
       if shard_info is not None:
         numbers = numbers.shard(shard_info.num_shards, shard_info.index)
       return numbers.map(
-        lambda row: {name: tf.gather(column, row) for name, column in columns.items()}
+        lambda row: self._example(
+          {name: tf.gather(column, row) for name, column in columns.items()}
+        )
       )
 
     if not shuffle:
@@ -159,6 +161,10 @@ class RowsDataSource(seqio.DataSource):
     # map() read ahead, unless it is within a function.
     seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
     return seeds.batch(2, drop_remainder=True).take(1).flat_map(rows)
+
+  def _example(self, row):
+    """An example, of the values of a row by column."""
+    return row
 
 
 def _tensor(column):

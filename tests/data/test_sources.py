@@ -9,7 +9,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite import errors
-from t5x_lite.data import sources
+from t5x_lite.data import records, sources
 
 
 def _read(source, split='train', **kwargs):
@@ -171,8 +171,13 @@ def test_hosts_share_out_the_rows(shuffle):
   assert sorted(row['n'] for shard in shards for row in shard) == list(range(10))
 
 
-def test_rows_follow_exactly_any_position_even_one_at_the_end_of_an_epoch(tmp_path):
+@pytest.mark.parametrize('of_files', [False, True])
+def test_rows_follow_exactly_any_position_even_one_at_the_end_of_an_epoch(tmp_path, of_files):
   source = sources.RowsDataSource(lambda split: {'n': np.arange(20)}, ['train'])
+  if of_files:
+    (tmp_path / 'n.jsonl').write_text('{"m": "x"}\n' * 20)
+    layout = records.Layout({'n': records.NUMBER, 'm/x': str}, names={'m/x': ('m',)})
+    source = records.RecordsDataSource({'train': str(tmp_path / 'n.jsonl')}, layout)
 
   def begin():
     return iter(source.get_dataset('train', shuffle=True, seed=3).repeat())
