@@ -12,12 +12,13 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-  """What tasks of the T5 benchmark ask for.
+  """What tasks ask for.
 
   Attributes:
     local_data: where files of data sets are, to be read in place of TFDS: a folder each, or DATASET=PATH, see
       `data.local_data`.
     vocabulary: what texts are tokenized with: 'bytes', a SentencePiece file, a run's folder; None for T5's own.
+    cache_dir: where tasks are cached, or None for the place in the user's cache folder.
     objective: what `objectives.unsupervised` does: its name.
     objective_settings: the objective's arguments by name.
     mixing_maximum: a task's examples from which on its rate in a mixture does not grow; None for no limit.
@@ -26,6 +27,7 @@ class Choices:
 
   local_data: Sequence[str] = ()
   vocabulary: str | None = None
+  cache_dir: str | None = None
   objective: str = 'span_corruption'
   objective_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   mixing_maximum: int | None = None
@@ -34,7 +36,10 @@ class Choices:
 
 def _of_environment():
   folders = os.environ.get('T5X_LITE_LOCAL_DATA', '')
-  return Choices(local_data=tuple(filter(None, folders.split(os.pathsep))))
+  return Choices(
+    local_data=tuple(filter(None, folders.split(os.pathsep))),
+    cache_dir=os.environ.get('T5X_LITE_TASK_CACHE') or None,
+  )
 
 
 _current = _of_environment()
@@ -52,6 +57,6 @@ def choose(**changes):
 
 
 def begin(**changes):
-  """Starts from the defaults, which $T5X_LITE_LOCAL_DATA is among, and replaces some."""
+  """Starts from the defaults, with $T5X_LITE_LOCAL_DATA and $T5X_LITE_TASK_CACHE, and replaces some."""
   global _current
   _current = dataclasses.replace(_of_environment(), **changes)

@@ -63,9 +63,8 @@ def main(argv=None):
 def _run(argv):
   args, overrides = _parse_arguments(argv)
   set_environment(os.environ)
-  if args.cache_dir:
-    os.environ['T5X_LITE_TASK_CACHE'] = args.cache_dir
-  chosen = {name: getattr(args, name, None) for name in ('local_data', 'vocabulary')}
+  names = ('local_data', 'vocabulary', 'cache_dir')
+  chosen = {name: getattr(args, name, None) for name in names}
   choices.begin(**{name: value for name, value in chosen.items() if value})
   modules.import_all(args.module)
   if args.uses_gin:
@@ -125,14 +124,8 @@ def _add_command(subparsers, name, command):
     help='Python module (my.tasks) or file (my_tasks.py) to import first, for the tasks that it '
     'registers; the working directory is searched too; may be repeated',
   )
-  parser.add_argument(
-    '--cache_dir',
-    metavar='DIR',
-    help='folder of cached tasks, which `t5x-lite tasks cache` writes and USE_CACHED reads '
-    '(default: $T5X_LITE_TASK_CACHE, or ~/.cache/t5x_lite/tasks)',
-  )
   if name in _READ_TASKS:
-    _add_task_arguments(parser, name in _CHOOSE_VOCABULARY)
+    _add_task_arguments(parser, name)
   parser.set_defaults(
     run=command.run,
     uses_gin=uses_gin,
@@ -142,8 +135,8 @@ def _add_command(subparsers, name, command):
     _add_gin_arguments(parser, default_gin_files)
 
 
-def _add_task_arguments(parser, with_vocabulary):
-  group = parser.add_argument_group('tasks of the T5 benchmark')
+def _add_task_arguments(parser, command):
+  group = parser.add_argument_group('data of tasks')
   group.add_argument(
     '--local_data',
     action='append',
@@ -152,12 +145,19 @@ def _add_task_arguments(parser, with_vocabulary):
     help='folder of files to read in place of TensorFlow Datasets (PATH/glue/cola/train.tsv), or '
     'DATASET=FOLDER, DATASET/SPLIT=FILE; may be repeated (default: $T5X_LITE_LOCAL_DATA)',
   )
-  if with_vocabulary:
+  if command != 'vocab':
+    group.add_argument(
+      '--cache_dir',
+      metavar='DIR',
+      help='folder of cached tasks, which `t5x-lite tasks cache` writes and USE_CACHED reads '
+      '(default: $T5X_LITE_TASK_CACHE, or ~/.cache/t5x_lite/tasks)',
+    )
+  if command in _CHOOSE_VOCABULARY:
     group.add_argument(
       '--vocabulary',
       metavar='PATH',
-      help="SentencePiece file, folder of a run, or 'bytes' (default: that of the checkpoint from "
-      "which a run goes on, else T5's)",
+      help="of the T5 benchmark's tasks: SentencePiece file, folder of a run, or 'bytes' (default: "
+      "that of the checkpoint from which a run goes on, else T5's)",
     )
 
 

@@ -105,8 +105,8 @@ def _multirc_to_text(example):
   } | {f'idx/{name}': number for name, number in example['idx'].items()}
 
 
-def _multirc_answer(text, *, example=None, is_target=False):
-  answer = {'value': metrics.label_to_class_id(text, label_classes=TRUTH)}
+def _multirc_answer(text, *, label_classes, example=None, is_target=False):
+  answer = {'value': metrics.label_to_class_id(text, label_classes=label_classes)}
   return answer | ({'group': example['idx/question']} if is_target else {})
 
 
@@ -125,7 +125,7 @@ registration.add_task(
     metrics.mean_group_metric(metrics.all_match),
     metrics.invalid_predictions,
   ),
-  postprocess_fn=_multirc_answer,
+  postprocess_fn=functools.partial(_multirc_answer, label_classes=TRUTH),
 )
 
 

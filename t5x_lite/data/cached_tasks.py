@@ -15,7 +15,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from t5x_lite import errors
+from t5x_lite import choices, errors
 from t5x_lite.data import model_vocabulary, vocabulary
 
 # Records read by one call, which reads them in several threads.
@@ -23,8 +23,8 @@ _RECORDS_AT_ONCE = 256
 
 
 def cache_directory() -> str:
-  """Where tasks are cached: $T5X_LITE_TASK_CACHE, or `tasks` in the cache folder."""
-  directory = os.environ.get('T5X_LITE_TASK_CACHE')
+  """Where tasks are cached: `choices.cache_dir`, or `tasks` in the cache folder."""
+  directory = choices.current().cache_dir
   if not directory:
     return os.path.join(vocabulary.cache_directory(), 'tasks')
   # Beam's workers may run in other folders; a bucket is absolute as it is.

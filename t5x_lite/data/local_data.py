@@ -30,8 +30,8 @@ from t5x_lite.data import sources
 
 _SPLIT_WORDS = {'validation': ('validation', 'valid', 'val', 'dev')}
 _SUFFIXES = ('.tsv', '.csv', '.txt', '.json', '.jsonl')
-# Data sets by each of their names, in lower case.
-_known_names: dict[str, str] = {}
+# All names of all data sets, in lower case.
+_known_names: set[str] = set()
 
 
 class LocalOrTfdsDataSource(seqio.DataSource):
@@ -59,7 +59,7 @@ class LocalOrTfdsDataSource(seqio.DataSource):
     """
     self.tfds_name = tfds_name
     self.names = (*other_names, tfds_name.partition(':')[0])
-    _known_names.update({name.lower(): tfds_name for name in self.names})
+    _known_names.update(name.lower() for name in self.names)
     self._own_splits = dict(splits) if isinstance(splits, Mapping) else {s: s for s in splits}
     self._tfds_splits = dict(tfds_splits or self._own_splits)
     self._open_files = open_files

@@ -147,7 +147,7 @@ class _TaskEvaluator:
         )
     with sources.readable_errors():
       self._batches = list(batches)
-    self._bits_per_nat_per_token = self._tokens_per_byte() / math.log(2)
+    self._bits_per_byte_of_loss = self._tokens_per_byte() / math.log(2)
 
   @property
   def _is_measured(self):
@@ -194,7 +194,7 @@ class _TaskEvaluator:
     results = self._metrics(params, step) if self._is_measured else {}
     results |= self._model.loss(params, self._batches)
     results['perplexity'] = float(np.exp(results['loss']))
-    results['bits_per_byte'] = results['loss'] * self._bits_per_nat_per_token
+    results['bits_per_byte'] = results['loss'] * self._bits_per_byte_of_loss
     return results
 
   def _metrics(self, params, step):

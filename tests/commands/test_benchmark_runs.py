@@ -171,3 +171,30 @@ def test_ranking_without_labels_and_a_submission_of_several_checkpoints_are_refu
   status, printed, messages = main(*evaluate, '--gin.CHECKPOINT=[1, 2]')
   assert status == 0, messages
   assert printed.splitlines()[0].split() == ['step', '1', 'step', '2']
+
+
+@pytest.mark.slow
+def test_an_evaluation_has_the_objective_that_its_run_chose(main, tmp_path, shared_data):
+  text = shared_data / 'text' / 'c4_500.jsonl'
+  data = [f'--local_data=c4/en/{split}={text}' for split in ('train', 'validation')]
+  run = tmp_path / 'run'
+  train = (
+    'train', *byte_runs.MODEL, '--gin_file=runs/pretrain.gin', *data, '--vocabulary=bytes',
+    f'--gin.MODEL_DIR={run}', '--gin.MIXTURE_OR_TASK_NAME=c4_v020_unsupervised',
+    "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 64}", '--gin.BATCH_SIZE=8',
+    '--gin.EVAL_EXAMPLES=16',
+  )  # fmt: skip
+  chosen = ['--gin.OBJECTIVE=prefix_lm', "--gin.OBJECTIVE_SETTINGS={'suffix_share': 0.25}"]
+  status, _, messages = main(*train, *chosen, '--gin.TRAIN_STEPS=2')
+  assert status == 0, messages
+  evaluated = json.loads((run / 'metrics' / 'eval.jsonl').read_text().splitlines()[-1])
+  status, printed, messages = main(
+    'eval', *data, f'--gin.MODEL_DIR={run}', '--gin.NUM_EXAMPLES=16', '--gin.BATCH_SIZE=8'
+  )
+  assert status == 0, messages
+  told = figures(printed)['c4_v020_unsupervised/loss']
+  assert told == pytest.approx(evaluated['c4_v020_unsupervised/loss'], abs=1e-4)
+  # A run that goes on with another has lost its place in the data.
+  status, _, messages = main(*train, '--gin.TRAIN_STEPS=4')
+  assert status == 2
+  assert 'is one of objective=prefix_lm, but this run has objective=span_corruption' in messages

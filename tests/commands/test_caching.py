@@ -43,20 +43,13 @@ seqio.MixtureRegistry.add('caching_mixture', [('caching_with', 1.0), ('caching_w
 """
 
 
-@pytest.fixture(autouse=True)
-def _own_environment(monkeypatch):
-  monkeypatch.setenv('T5X_LITE_TASK_CACHE', '')  # Put back after what --cache_dir makes of it.
-
-
 @pytest.fixture(scope='module')
 def cache_dir(review_files, tmp_path_factory):
   """Folder with the cache of both byte tasks."""
   del review_files
   folder = tmp_path_factory.mktemp('caches')
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv('T5X_LITE_TASK_CACHE', '')
-    for name in ('byte_span_corruption', 'byte_sentiment'):
-      assert cli.main(['tasks', 'cache', name, BYTE_TASKS, f'--cache_dir={folder}']) == 0
+  for name in ('byte_span_corruption', 'byte_sentiment'):
+    assert cli.main(['tasks', 'cache', name, BYTE_TASKS, f'--cache_dir={folder}']) == 0
   return folder
 
 

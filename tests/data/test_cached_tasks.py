@@ -8,7 +8,7 @@ import pytest
 import seqio
 import tensorflow as tf
 
-from t5x_lite import errors
+from t5x_lite import choices, errors
 from t5x_lite.data import batches, cached_tasks, objectives, sources
 
 caching = pytest.importorskip('t5x_lite.data.caching', reason="needs 't5x_lite[cache]'")
@@ -49,10 +49,9 @@ def cache_dir(tmp_path_factory):
   seqio.MixtureRegistry.add(
     'cached_mixture', [('cached_rows', 1.0), ('cached_spans', 2.0), ('cached_online', 1.0)]
   )
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv('T5X_LITE_TASK_CACHE', str(folder))
-    for name in ('cached_rows', 'cached_spans'):
-      caching.cache_task(seqio.TaskRegistry.get(name), ['train', 'validation'])
+  choices.begin(cache_dir=str(folder))
+  for name in ('cached_rows', 'cached_spans'):
+    caching.cache_task(seqio.TaskRegistry.get(name), ['train', 'validation'])
   yield folder
   for name in _TASKS:
     seqio.TaskRegistry.remove(f'cached_{name}')
@@ -60,9 +59,11 @@ def cache_dir(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _here(cache_dir, monkeypatch):
-  monkeypatch.setenv('T5X_LITE_TASK_CACHE', str(cache_dir))
+def _here(cache_dir):
+  choices.begin(cache_dir=str(cache_dir))
   cached_tasks.search_cache_directory()
+  yield
+  choices.begin()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import seqio
 import tensorflow_datasets as tfds
 
 from t5x_lite import errors
-from t5x_lite.data import batches
+from t5x_lite.data import batches, local_data
 
 VOCABULARY = seqio.ByteVocabulary()
 LABELS = ('negative', 'positive')
@@ -93,3 +93,20 @@ def test_data_that_is_not_there_is_a_mistake_with_a_remedy(tmp_path):
   with pytest.raises(errors.UserError, match="data of 'tfds_absent'.* is not there.*TFDS_DATA_DIR"):
     batches.train_batches(batches.DatasetConfig('tfds_absent', {'inputs': 8, 'targets': 8}))
   seqio.TaskRegistry.remove('tfds_absent')
+
+
+def test_a_data_set_of_the_benchmark_is_read_from_tfds_where_there_are_no_files(tmp_path):
+  TinyReviews(data_dir=str(tmp_path)).download_and_prepare()
+  seqio.set_tfds_data_dir_override(str(tmp_path))
+  source = local_data.LocalOrTfdsDataSource(
+    'tiny_reviews:1.0.0', {'train': 'validation'}, open_files=None
+  )
+  try:
+    rows = list(source.get_dataset('train', shuffle=False).as_numpy_iterator())
+    assert source.num_input_examples('train') == 20
+  finally:
+    seqio.set_tfds_data_dir_override(None)
+  assert list(source.splits) == ['train']
+  assert {row['sentence'].decode() for row in rows} == {
+    f'review {i} of validation' for i in range(20)
+  }
