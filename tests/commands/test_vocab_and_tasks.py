@@ -47,7 +47,7 @@ def test_tasks_lists_ours_and_those_of_a_module_with_splits_and_metrics(my_modul
   _run('tasks', f'--module={my_module}')
   lines = [line.split() for line in capsys.readouterr().out.splitlines()]
   assert lines[0] == ['TASK', 'SPLITS', 'DATA', 'METRICS']
-  assert ['my_task', 'train,dev', 'JsonLinesDataSource', '-'] in lines
+  assert ['my_task', 'train,dev', 'RowsDataSource', '-'] in lines
   assert ['my_mixture', '1:', 'my_task'] in lines
   metrics = 'accuracy,invalid_predictions'
   assert ['quickstart_sentiment', 'train,validation', 'RowsDataSource', metrics] in lines
