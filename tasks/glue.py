@@ -32,6 +32,7 @@ def source(name, splits=SPLITS, *, fields, labels, names=None, other_names=(), *
 
 
 def classification(prefix, fields, labels):
+  """Arguments of `registration.add_task`: `texts.classify`, and back to class ids."""
   return {
     'to_text': functools.partial(texts.classify, prefix=prefix, fields=fields, labels=labels),
     'postprocess_fn': functools.partial(metrics.label_to_class_id, label_classes=labels),

@@ -109,7 +109,7 @@ def _examples(file, layout, split, first):
   number = first
   for line, record in numbered_records:
     try:
-      for example in [record] if layout.expand is None else layout.expand(record):
+      for example in _expanded(record, layout.expand):
         yield {
           name: _value(example, name, kind, layout, number, split)
           for name, kind in layout.fields.items()
@@ -117,6 +117,16 @@ def _examples(file, layout, split, first):
         number += 1
     except errors.UserError as error:
       raise errors.UserError(f'{file}, line {line}: {error}') from None
+
+
+def _expanded(record, expand):
+  """The examples of a record; what is not nested as it should be is a UserError."""
+  try:
+    return [record] if expand is None else list(expand(record))
+  except KeyError as error:
+    raise errors.UserError(f'no field {error} where this data set has one') from None
+  except (AttributeError, TypeError) as error:
+    raise errors.UserError(f'this is not nested as this data set is: {error}') from None
 
 
 def _value(example, name, kind, layout, number, split):

@@ -185,3 +185,20 @@ def test_a_pronoun_that_is_not_in_the_text_is_named(examples):
     sources.readable_errors(),
   ):
     examples('super_glue_wsc_v102_simple_train', 'SuperGLUE/WSC/train.jsonl', [record])
+
+
+@pytest.mark.parametrize(
+  'content, message',
+  [
+    ('{"data": [{"paragraphs": [{"qas": [{"id": "1", "question": "Q", "answers": []}]}]}]}',
+     "line 1: no field 'context' where this data set has one"),
+    ('{"data": [{"paragraphs": ["text"]}]}', 'line 1: this is not nested as this data set is'),
+    ('{"question": "Q", "context": "C", "answers": 3, "id": "1"}', 'not nested'),
+    ('{"question": "Q", "context": "C", "answers": []}', "line 1: no field 'id'"),
+  ],
+)  # fmt: skip
+def test_a_wrong_nesting_is_named_with_file_and_line(examples, content, message):
+  with pytest.raises(errors.UserError) as error:
+    examples('squad_v010_allanswers', 'squad/train-v1.1.json', content)
+  assert 'squad/train-v1.1.json, line 1: ' in str(error.value)
+  assert message in str(error.value)
