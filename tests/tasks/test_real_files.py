@@ -165,8 +165,6 @@ def test_objectives_on_c4(chosen, name):
   chosen('c4/en/train={}/text/c4_500.jsonl')
   config = batches.DatasetConfig(name, {'inputs': 128, 'targets': 144}, batch_size=8, seed=0)
   batch = next(batches.train_batches(config))
-  again = next(batches.train_batches(config))
-  assert all((batch[feature] == again[feature]).all() for feature in batch)
   assert (batch['encoder_input_tokens'] != 0).mean() > 0.4
 
 
