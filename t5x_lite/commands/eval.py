@@ -93,6 +93,7 @@ def evaluate(
   if glue_submission:
     if len(opened.steps) > 1:
       raise errors.UserError('--glue_submission is of one checkpoint: give CHECKPOINT a step')
+    leaderboards.check_names(evaluation.task_names(config))
     params = opened.restore(opened.steps[0], model)
     predictions = evaluation.post_processed(config, model, params)
     if is_writer:

@@ -194,7 +194,7 @@ def write_submission(predictions: Predictions, folder) -> list[str]:
   Raises:
     UserError: a task that the leaderboards do not know, or two for the same file.
   """
-  _check_names(predictions)
+  check_names(predictions)
   report = []
   for title, tasks in (('GLUE', _GLUE), ('SuperGLUE', _SUPER_GLUE)):
     files = {}
@@ -219,7 +219,8 @@ def write_submission(predictions: Predictions, folder) -> list[str]:
   return report
 
 
-def _check_names(names):
+def check_names(names: Iterable[str]) -> None:
+  """Raises UserError if the leaderboards do not know a task, or take but one of two."""
   known = set()
   for task in (*_GLUE, *_SUPER_GLUE):
     variants = _variants(task, names)

@@ -1,22 +1,37 @@
 """Tasks of the benchmark through the commands, on real files: trained as one mixture, evaluated, submitted."""
 
 import json
+import sys
 
 import byte_runs
 import pytest
+import seqio
 
 MIXTURE = """
+import functools
+
 import seqio
-from t5x_lite.tasks import mixtures
+from t5x_lite.data import metrics, records, texts
+from t5x_lite.tasks import mixtures, registration
+
+registration.add_task(
+  'my_dialogues',
+  records.RecordsDataSource(
+    dict.fromkeys(('train', 'validation'), {dialogues!r}),
+    records.Layout({{'dialogue': str, 'summary': str}}),
+  ),
+  functools.partial(texts.summarize, article_key='dialogue', summary_key='summary'),
+  metric_fns=[metrics.rouge],
+)
 
 NAMES = ('cola', 'sst2', 'mrpc', 'stsb', 'rte', 'wnli', 'qnli')
 seqio.MixtureRegistry.add(
-  'my_glue', mixtures.proportional(f'glue_{name}_v002' for name in NAMES)
+  'my_glue', mixtures.proportional(f'glue_{{name}}_v002' for name in NAMES)
 )
 seqio.MixtureRegistry.add(
   'my_all',
   [('my_glue', 4.0), ('super_glue_wic_v102', 1.0), ('wmt14_ende_v003', 1.0),
-   ('rte_instructions_v001', 1.0)],
+   ('rte_instructions_v001', 1.0), ('my_dialogues', 1.0)],
 )
 """
 LENGTHS = "--gin.TASK_FEATURE_LENGTHS={'inputs': 96, 'targets': 16}"
@@ -33,9 +48,16 @@ def data(shared_data):
 
 
 @pytest.fixture
-def module(tmp_path):
-  (tmp_path / 'my_mixtures.py').write_text(MIXTURE)
-  return f'--module={tmp_path}/my_mixtures.py'
+def module(tmp_path, shared_data):
+  dialogues = str(shared_data / 'summarization' / 'dialogsum.dev.jsonl')
+  (tmp_path / 'my_mixtures.py').write_text(MIXTURE.format(dialogues=dialogues))
+  yield f'--module={tmp_path}/my_mixtures.py'
+  sys.modules.pop('my_mixtures', None)
+  for name in ('my_glue', 'my_all'):
+    if name in seqio.MixtureRegistry.names():
+      seqio.MixtureRegistry.remove(name)
+  if 'my_dialogues' in seqio.TaskRegistry.names():
+    seqio.TaskRegistry.remove('my_dialogues')
 
 
 def figures(printed):
@@ -89,13 +111,19 @@ def test_the_benchmark_is_trained_as_one_mixture_and_evaluated_by_either_method(
     'super_glue_wic_v102',
     'squad_v010_allanswers',
     'wmt14_ende_v003',
+    'my_dialogues',
   ]
   status, printed, messages = main(
     *evaluate, f'--gin.MIXTURE_OR_TASK_NAME={names}', '--gin.BATCH_SIZE=8'
   )
   assert status == 0, messages
   table = figures(printed)
-  assert {'squad_v010_allanswers/f1', 'wmt14_ende_v003/bleu', 'super_glue/score'} <= set(table)
+  assert {
+    'squad_v010_allanswers/f1',
+    'wmt14_ende_v003/bleu',
+    'super_glue/score',
+    'my_dialogues/rougeLsum',
+  } <= set(table)
 
 
 TEST_SETS = {
@@ -162,6 +190,7 @@ def test_ranking_without_labels_and_a_submission_of_several_checkpoints_are_refu
     (['--gin.PREDICT_BY=rank'], "PREDICT_BY='rank' may be 'generation' or 'ranking'"),
     (['--glue_submission', '--gin.CHECKPOINT=[1, 2]'], '--glue_submission is of one checkpoint'),
     (['--glue_submission', '--gin.MIXTURE_OR_TASK_NAME=glue_rte_v002'], "no split 'test'"),
+    (['--glue_submission'], "the leaderboards have no task 'wmt14_ende_v003'"),
     (['--gin.CHECKPOINT=[1, 5]'], 'there are 1, 2'),
   ):
     status, _, messages = main(*evaluate, *arguments)
