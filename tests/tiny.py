@@ -2,8 +2,10 @@
 
 import jax
 import numpy as np
+import pytest
 
 from t5x_lite import sharding
+from t5x_lite.evaluation import inference
 from t5x_lite.models import architectures
 from t5x_lite.models.config import T5Config
 from t5x_lite.training import state
@@ -33,6 +35,20 @@ def params(config, seed=0):
     return (np.ones(x.shape) if is_scale else rng.normal(0, 0.4, x.shape)).astype(x.dtype)
 
   return jax.tree_util.tree_map_with_path(draw, state.param_shapes(architectures.create(config)))
+
+
+def inference_on(config, num_devices, ici=(-1, 1, 1)):
+  """Returns an `Inference` on a mesh of so many devices, or skips, and random parameters there."""
+  if jax.device_count() < num_devices:
+    pytest.skip('needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8')
+  mesh = sharding.make_mesh(sharding.MeshConfig(ici=ici), jax.devices()[:num_devices])
+  abstract = state.abstract_params(architectures.create(config), mesh, sharding.RULES)
+  rng = np.random.default_rng(0)
+
+  def random(x):
+    return jax.device_put(rng.normal(0, 0.5, x.shape).astype(x.dtype), x.sharding)
+
+  return inference.Inference(config, mesh), jax.tree.map(random, abstract)
 
 
 def batch(seed=0, vocab_size=SHAPE['vocab_size']):

@@ -5,18 +5,16 @@ import json
 import os
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import seqio
 import tiny
 
-from t5x_lite import errors, sharding
+from t5x_lite import errors
 from t5x_lite.data import batches as data_batches
 from t5x_lite.data import sources
 from t5x_lite.evaluation import evaluator, files, inference
 from t5x_lite.models import encoder_decoder
-from t5x_lite.training import state as training_state
 
 CONFIG = tiny.config(
   vocab_size=384
@@ -75,17 +73,7 @@ def tasks():
 
 @functools.cache  # And with the model, what it has compiled.
 def model_on(num_devices, ici=(-1, 1, 1)):
-  if jax.device_count() < num_devices:
-    pytest.skip('needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8')
-  mesh = sharding.make_mesh(sharding.MeshConfig(ici=ici), jax.devices()[:num_devices])
-  model = inference.Inference(CONFIG, mesh)
-  abstract = training_state.abstract_params(encoder_decoder.T5(CONFIG), mesh, sharding.RULES)
-  rng = np.random.default_rng(0)
-
-  def random(x):
-    return jax.device_put(jnp.asarray(rng.normal(0, 0.5, x.shape), x.dtype), x.sharding)
-
-  return model, jax.tree.map(random, abstract)
+  return tiny.inference_on(CONFIG, num_devices, ici)
 
 
 def make_config(name='evaluated_measured', batch_size=8, **changes):

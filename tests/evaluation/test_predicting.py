@@ -3,19 +3,15 @@
 import functools
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import seqio
 import tiny
 
-from t5x_lite import errors, sharding
+from t5x_lite import errors
 from t5x_lite.data import batches as data_batches
 from t5x_lite.data import metrics, sources, vocabulary
 from t5x_lite.evaluation import evaluator, inference, predicting
-from t5x_lite.models import architectures
-from t5x_lite.training import state as training_state
 
 LENGTHS = {'inputs': 12, 'targets': 6}
 LABELS = ('no!', 'yes', 'may')
@@ -42,19 +38,9 @@ def task():
 
 
 def make_model(architecture, num_devices):
-  if jax.device_count() < num_devices:
-    pytest.skip('needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8')
   changes = {} if architecture == 'encoder_decoder' else {'num_encoder_layers': 0}
   config = tiny.config(vocab_size=384, architecture=architecture, **changes)
-  mesh = sharding.make_mesh(sharding.data_parallel(), jax.devices()[:num_devices])
-  model = inference.Inference(config, mesh)
-  abstract = training_state.abstract_params(architectures.create(config), mesh, sharding.RULES)
-  rng = np.random.default_rng(0)
-
-  def random(x):
-    return jax.device_put(jnp.asarray(rng.normal(0, 0.5, x.shape), x.dtype), x.sharding)
-
-  return model, jax.tree.map(random, abstract)
+  return tiny.inference_on(config, num_devices)
 
 
 def scores_one_by_one(model, params):

@@ -8,6 +8,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import seqio
+import task_texts
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from t5x_lite.tasks import closed_book_qa
@@ -54,13 +55,7 @@ def tfds_has(task, raw):
 def texts_of(task, raw):
   with tfds_has(task, raw):
     split = 'train' if 'train' in task.splits else sorted(task.splits)[0]
-    dataset = task.source.get_dataset(split, shuffle=False)
-    with seqio.map_seed_manager(42):
-      for preprocessor in task.preprocessors:
-        if preprocessor is seqio.preprocessors.tokenize:
-          break
-        dataset = preprocessor(dataset)
-    return list(dataset.as_numpy_iterator())
+    return task_texts.texts_of(task, split, seed=42)
 
 
 def kept(name, texts):

@@ -5,6 +5,7 @@ import json
 import pytest
 import seqio
 import t5x_lite.tasks  # noqa: F401
+import task_texts
 
 from t5x_lite import choices, errors
 from t5x_lite.data import sources, texts
@@ -20,14 +21,7 @@ def examples(tmp_path):
     lines = content if isinstance(content, str) else '\n'.join(map(json.dumps, content)) + '\n'
     path.write_text(lines, encoding='utf-8')
     choices.begin(local_data=[str(tmp_path)])
-    task = seqio.TaskRegistry.get(task_name)
-    dataset = task.source.get_dataset(split, shuffle=False)
-    with seqio.map_seed_manager(0):
-      for preprocessor in task.preprocessors:
-        if preprocessor is seqio.preprocessors.tokenize:
-          break
-        dataset = preprocessor(dataset)
-    return list(dataset.as_numpy_iterator())
+    return task_texts.texts_of(seqio.TaskRegistry.get(task_name), split)
 
   yield read
   choices.begin()
