@@ -63,7 +63,7 @@ def evaluate(
     num_examples: the most examples of each task, or None for all.
     dtype: of the activations, or None for the run's own.
     base_checkpoint_path: where the base of checkpoints without it is now, or None.
-    use_cached: read the task from seqio's cache.
+    use_cached: read the task from its cache.
     glue_submission: predict the test split in place of all that, for the leaderboards.
   """
   import sys

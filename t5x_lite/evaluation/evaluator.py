@@ -136,8 +136,7 @@ class _TaskEvaluator:
       # Metric functions see the examples in the order of this data set and no other.
       dataset = self._seqio_evaluator.cached_model_datasets[name]
       batches = _numpy_batches(dataset, config.batch_size)
-      if config.predict_by == 'ranking':
-        self.labels = predicting.labels_of(self._task)
+      self.labels = _ranked_labels(self._task, config)
       if unknown := predicting.unknown_labels(self._task):
         logging.warning(
           'the vocabulary does not know all characters of %s, labels of %s: no answer is equal to '
@@ -204,7 +203,14 @@ class _TaskEvaluator:
     num_examples = len(self._seqio_evaluator.cached_task_datasets[self._task.name])
     predictions = scores = None
     if self._wants_predictions:
-      predictions = self._predict(params)
+      predictions = predicting.predict(
+        self._model,
+        params,
+        self._batches,
+        self._task,
+        self._config.task_feature_lengths,
+        self.labels,
+      )
     if ModelOutputType.SCORE in self._wanted:
       scores = np.concatenate(list(self._model.score(params, self._batches)))[:num_examples]
 
@@ -225,13 +231,6 @@ class _TaskEvaluator:
     if self._predictions_dir is not None:
       self._write_predictions(predictions, scores, step)
     return _plain(future.result()[self._task.name])
-
-  def _predict(self, params):
-    lengths = self._config.task_feature_lengths
-    if self.labels is None:
-      return predicting.generate(self._model, params, self._batches, lengths)
-    tokens = predicting.label_tokens(self._task, self.labels, lengths['targets'])
-    return predicting.rank(self._model, params, self._batches, lengths, tokens)
 
   def _write_predictions(self, predictions, target_scores, step):
     name, split = self._task.name, self._config.split
@@ -292,16 +291,12 @@ def post_processed(
   """
   sharding.check_batch_size(config.batch_size, model.mesh)
   results = {}
-  lengths = config.task_feature_lengths
   for name in task_names(config):
     task = data_batches.get_mixture_or_task(name)
     batches = list(_eval_batches(config, name, model.config.has_encoder))
-    labels = predicting.labels_of(task) if config.predict_by == 'ranking' else None
-    if labels is None:
-      predictions = predicting.generate(model, params, batches, lengths)
-    else:
-      tokens = predicting.label_tokens(task, labels, lengths['targets'])
-      predictions = predicting.rank(model, params, batches, lengths, tokens)
+    predictions = predicting.predict(
+      model, params, batches, task, config.task_feature_lengths, _ranked_labels(task, config)
+    )
     decode = task.output_features['targets'].vocabulary.decode
     results[name] = [
       (example, task.postprocess_fn(decode(tokens.tolist()), example=example, is_target=False))
@@ -325,6 +320,11 @@ def examples(
       raise errors.UserError(f'{name!r} has no inputs to answer: give INPUT, a text file')
     for example in _raw_examples(task, config):
       yield example_texts(example, task.output_features), example['inputs']
+
+
+def _ranked_labels(task, config):
+  """Labels to rank; None where answers are decoded."""
+  return predicting.labels_of(task) if config.predict_by == 'ranking' else None
 
 
 def _raw_examples(task, config):

@@ -27,20 +27,37 @@ class Predictions:
   label_scores: np.ndarray | None = None
 
 
+def predict(
+  model: inference.Inference,
+  params,
+  batches: Sequence[inference.Batch],
+  task,
+  lengths: Mapping[str, int],
+  labels: Sequence[str] | None,
+) -> Predictions:
+  """Answers each row of some batches: decodes, or takes the best of some labels.
+
+  Args:
+    model: the model.
+    params: its parameters.
+    batches: features, not packed.
+    task: the `seqio.Task` that they are of.
+    lengths: of 'inputs' and 'targets'; an answer is no longer than the targets.
+    labels: texts to rank, or None.
+  """
+  if labels is None:
+    return generate(model, params, batches, lengths)
+  tokens = label_tokens(task, labels, lengths['targets'])
+  return rank(model, params, batches, lengths, tokens)
+
+
 def generate(
   model: inference.Inference,
   params,
   batches: Sequence[inference.Batch],
   lengths: Mapping[str, int],
 ) -> Predictions:
-  """Decodes an answer to each row of some batches.
-
-  Args:
-    model: the model.
-    params: its parameters.
-    batches: features, not packed.
-    lengths: of 'inputs' and 'targets'; an answer is no longer than the targets.
-  """
+  """Decodes an answer to each row of some batches, see `predict`."""
   inputs = (data_batches.inputs_of(batch, lengths['inputs']) for batch in batches)
   decoded = list(model.predict(params, inputs, lengths['targets']))
   return Predictions(
@@ -59,7 +76,7 @@ def rank(
   """Scores every label as the targets of each row, and answers with the best.
 
   Args:
-    model, params, batches, lengths: see `generate`.
+    model, params, batches, lengths: see `predict`.
     labels: int32 [num_labels, targets_length], tokens of the labels, see `label_tokens`.
   """
   columns = []
