@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from t5x_lite.tasks import closed_book_qa
 
 from t5x_lite import choices, cli
-from t5x_lite.data import mixing
+from t5x_lite.data import local_data, mixing
 
 GOLDEN = json.loads(
   (pathlib.Path(__file__).parents[1] / 'golden/tasks/examples.json').read_text(encoding='utf-8')
@@ -160,13 +160,48 @@ def test_mixtures_have_the_rates_of_the_original(name):
       assert ours.factor == 1.0
 
 
-@pytest.mark.parametrize('name', GOLDEN)
+TEXT = 'The boat is in the water, and the water is cold. ' * 40
+C4 = dict.fromkeys(('content-length', 'content-type', 'timestamp', 'url'), '') | {'text': TEXT}
+# Of the tasks without a golden example that are not a variant of one with.
+RAW = {
+  'c4': C4,
+  'wikipedia': {'title': 'Boat', 'text': TEXT},
+  'natural_questions_open': {'question': 'who sang it', 'answer': ['Ann', 'Ann B.']},
+  'xsum_v110': {'document': TEXT, 'summary': 'A boat is in cold water.'},
+}
+SAME_DATA = {
+  'rte_instructions_v001': 'glue_rte_v002',
+  'trivia_qa_open': 'trivia_qa_v010',
+  'wmt14_enfr_v003': 'wmt15_enfr_v003',
+  'wmt19_ende_v003': 'wmt14_ende_v003',
+}
+
+
+def raw_examples(name):
+  plain = name.replace('_1_sentinel', '')
+  plain = SAME_DATA.get(plain, plain)
+  if plain in GOLDEN:
+    return GOLDEN[plain]['raw']
+  [example] = (example for family, example in RAW.items() if name.startswith(family))
+  return [example]
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    name
+    for name in sorted(seqio.TaskRegistry.names())
+    if isinstance(seqio.TaskRegistry.get(name).source, local_data.LocalOrTfdsDataSource)
+  ],
+)
 def test_each_task_can_be_looked_at(name, capsys):
   task = seqio.TaskRegistry.get(name)
   split = 'train' if 'train' in task.splits else sorted(task.splits)[0]
-  arguments = ['--lengths=inputs=512,targets=256', '--vocabulary=bytes', f'--split={split}']
-  with tfds_has(task, GOLDEN[name]['raw']):
-    assert cli.main(['tasks', 'show', name, '--examples=1', *arguments]) == 0
+  lengths = '--lengths=' + ','.join(f'{feature}=512' for feature in task.output_features)
+  with tfds_has(task, raw_examples(name)):
+    arguments = [lengths, '--vocabulary=bytes', f'--split={split}', '--examples=1']
+    assert cli.main(['tasks', 'show', name, *arguments]) == 0
   choices.begin()
   printed = capsys.readouterr().out
-  assert 'example 0 inputs (' in printed and 'example 0 targets (' in printed
+  for feature in task.output_features:
+    assert f'example 0 {feature} (' in printed
