@@ -9,10 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import jax
 import numpy as np
 
-from t5x_lite import losses, sharding
+from t5x_lite import sharding
 from t5x_lite.decoding import sampling, scoring
 from t5x_lite.models import architectures
-from t5x_lite.training import step as training_step
 
 Batch = Mapping[str, np.ndarray]
 
@@ -44,11 +43,7 @@ class Inference:
     model = architectures.create(config)
     # Replicated, so that each host can read all of the few numbers that come out.
     jit = functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
-    loss_config = losses.LossConfig()
-    self._loss_sums = jit(
-      lambda params, batch: training_step.loss_sums(model, params, batch, loss_config)
-    )
-    self._log_probs = jit(functools.partial(scoring.log_probs, model))
+    self._row_sums = jit(functools.partial(scoring.row_sums, model))
 
     @functools.cache
     def decoder(max_length):
@@ -61,8 +56,8 @@ class Inference:
   def loss(self, params, batches: Iterable[Batch]) -> dict[str, float]:
     """Measures how well the model predicts given targets, token by token.
 
-    The sums over all batches are divided once, so that it makes no difference how the examples
-    are divided into batches.
+    All rows are summed up in their order and divided once, so that it makes no difference how
+    they are divided into batches and over devices.
 
     Returns:
       'loss', the cross-entropy in nats per target token without any regularizer, so that exp of
@@ -70,8 +65,8 @@ class Inference:
       'token_accuracy', the share of targets with the highest logit.
     """
     totals = dict.fromkeys(('loss', 'z_loss', 'correct', 'weight'), 0.0)
-    for sums in self._run(self._loss_sums, params, batches):
-      totals = {name: total + float(sums[name]) for name, total in totals.items()}
+    for sums in self._run(self._row_sums, params, batches):
+      totals = {name: sum(sums[name].tolist(), total) for name, total in totals.items()}
     weight = max(totals['weight'], 1.0)
     return {
       'loss': (totals['loss'] - totals['z_loss']) / weight,
@@ -81,7 +76,7 @@ class Inference:
 
   def score(self, params, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
     """Yields the log-probabilities of the targets, float32 [batch], for each batch."""
-    return self._run(self._log_probs, params, batches)
+    return map(scoring.log_probs, self._run(self._row_sums, params, batches))
 
   def predict(
     self, params, inputs: Iterable[np.ndarray], max_length: int

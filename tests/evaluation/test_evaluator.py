@@ -103,6 +103,19 @@ def test_metrics_are_the_same_on_one_device_and_eight_and_for_any_batch_size():
   assert results[0]['bits_per_byte'] == pytest.approx(bits_per_byte, rel=1e-5)
 
 
+@pytest.mark.slow
+def test_results_are_the_same_to_the_last_bit_with_as_many_rows_on_each_device(tmp_path):
+  results, predictions = [], []
+  for num_devices, batch_size in [(1, 2), (8, 16)]:
+    model, params = model_on(num_devices)
+    folder = tmp_path / str(num_devices)
+    evaluate = evaluator.Evaluator(make_config(batch_size=batch_size), model, folder)
+    results.append(evaluate.evaluate(params, 0))
+    predictions.append((folder / 'evaluated_measured-0.jsonl').read_bytes())
+  assert results[0] == results[1]
+  assert predictions[0] == predictions[1]
+
+
 def test_every_task_of_a_mixture_is_evaluated_and_one_without_metrics_gets_its_loss(tmp_path):
   model, params = model_on(1)
   evaluate = evaluator.Evaluator(make_config('evaluated_mixture'), model, tmp_path)
