@@ -39,6 +39,7 @@ gin:
 """
 # A macro that a gin file sets, and says something about.
 _MACRO = re.compile(r'^([A-Z][A-Z0-9_]*) = (.*?)  # (.*)$', re.MULTILINE)
+_INCLUDE = re.compile(r"^include '(.*)'$", re.MULTILINE)
 
 
 def main(argv=None):
@@ -188,15 +189,20 @@ def _add_gin_arguments(parser, default_gin_files):
 
 
 def _macro_help(command):
-  """Lists the macros of runs/COMMAND.gin with what the file says of them."""
-  path = pathlib.Path(gin_configs.__file__).with_name('runs') / f'{command}.gin'
-  if not path.is_file():
-    return ''
-  lines = [f'macros (runs/{command}.gin):']
-  for name, value, text in _MACRO.findall(path.read_text(encoding='utf-8')):
-    value = 'required' if value == '%gin.REQUIRED' else value
-    lines += [f'  {name} ({value})', f'      {text}']
-  return '\n' + '\n'.join(lines)
+  """Lists the macros of runs/COMMAND.gin, and of what it includes, with what the files say of them."""
+  lines = []
+  files = [f'runs/{command}.gin']
+  for file in files:
+    path = pathlib.Path(gin_configs.__file__).parent / file
+    if not path.is_file():
+      continue
+    text = path.read_text(encoding='utf-8')
+    files += _INCLUDE.findall(text)
+    lines += ['', f'macros ({file}):']
+    for name, value, told in _MACRO.findall(text):
+      value = 'required' if value == '%gin.REQUIRED' else value
+      lines += [f'  {name} ({value})', f'      {told}']
+  return '\n'.join(lines)
 
 
 def _take_overrides(argv):

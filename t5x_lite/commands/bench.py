@@ -4,6 +4,7 @@ import typing
 from collections.abc import Callable, Mapping
 
 if typing.TYPE_CHECKING:
+  from t5x_lite.decoding.options import DecodingConfig
   from t5x_lite.losses import LossConfig
   from t5x_lite.models.config import T5Config
   from t5x_lite.sharding import MeshConfig
@@ -18,7 +19,7 @@ def add_arguments(parser):
   parser.add_argument(
     'what',
     choices=('train', 'decode', 'data'),
-    help='the train step and greedy decoding, both on random tokens, or the batches of a task',
+    help='the train step, or decoding, both on random tokens, or the batches of a task',
   )
   parser.add_argument('--json', action='store_true', help='print one JSON object')
 
@@ -121,6 +122,7 @@ def train(
     **_times('step', times[1:]),
     'compile_seconds': compile_seconds,
     'tokens_per_second': batch_size * (inputs_length + targets_length) / seconds,
+    **_devices(),
     **_work(work, seconds, model.dtype),
     'temporary_bytes': compiled.memory_analysis().temp_size_in_bytes,
     **_peak_memory(),
@@ -133,30 +135,33 @@ def decode(
   model: 'T5Config',
   mesh: 'MeshConfig',
   task_feature_lengths: Mapping,
+  decodings: Mapping[str, 'DecodingConfig'],
   batch_size: int = 8,
   new_tokens: int = 64,
   steps: int = 5,
 ):
-  """Times greedy decoding of `new_tokens` tokens, whatever they are, for a batch of random inputs.
+  """Times the decoding of `new_tokens` tokens, whatever they are, for a batch of random inputs.
+
+  The ways to decode take turns, so that whatever else the machine does slows all of them.
 
   Args:
     model: what to measure.
     mesh: the devices.
     batch_size: inputs, over all devices.
     task_feature_lengths: {'inputs': tokens}.
-    new_tokens: tokens decoded; none of them ends a sequence.
-    steps: batches timed, after one that is not.
+    decodings: ways to decode, by name.
+    new_tokens: tokens decoded; none of them ends an answer.
+    steps: batches timed of each, after one that is not.
 
   Returns:
     dict of figures, seconds and bytes.
   """
-  import functools
   import time
 
   import jax
+  import numpy as np
 
   from t5x_lite import sharding
-  from t5x_lite.decoding import sampling
   from t5x_lite.models import architectures
   from t5x_lite.monitoring import flops
   from t5x_lite.training import state as training_state
@@ -164,34 +169,60 @@ def decode(
   inputs_length = task_feature_lengths['inputs']
   devices = sharding.make_mesh(mesh)
   sharding.check_batch_size(batch_size, devices)
-  tokens = jax.device_put(
-    _random_tokens(model, batch_size, inputs_length), sharding.batch_sharding(devices)
-  )
+  decoders = {
+    name: decoding.resolve(_Ids(model.vocab_size), new_tokens)
+    for name, decoding in decodings.items()
+  }
+  rows = _random_tokens(model, batch_size, inputs_length), np.arange(batch_size, dtype=np.int32)
+  batch = jax.device_put(rows, sharding.batch_sharding(devices))
+  figures, compiled, times = {}, {}, {name: [] for name in decoders}
   with sharding.activate(devices, mesh.rules):
     module = architectures.create(model)
     abstract = training_state.abstract_params(module, devices, mesh.rules)
     params = training_state.create_params(module, abstract, seed=0)
-    no_token = -1  # No sequence ends before its time.
-    greedy = jax.jit(
-      functools.partial(sampling.greedy, model, max_length=new_tokens, eos_id=no_token)
-    )
-    compiled, compile_seconds = _compile(greedy, params, tokens)
-    times = []
+    figures['parameters'] = sum(x.size for x in jax.tree.leaves(params))
+    for name, decoder in decoders.items():
+
+      def function(params, batch, decoder=decoder):
+        return decoder.decode(model, params, *batch, prefix=None)
+
+      compiled[name], figures[f'{name}_compile_seconds'] = _compile(
+        jax.jit(function), params, batch
+      )
     for _ in range(steps + 1):
-      start = time.perf_counter()
-      jax.block_until_ready(compiled(params, tokens))
-      times.append(time.perf_counter() - start)
-  cost = flops.decode_cost(model, batch_size, inputs_length, new_tokens)
-  seconds = _median(times[1:])
-  return {
-    'parameters': sum(x.size for x in jax.tree.leaves(params)),
-    **_times('batch', times[1:]),
-    'compile_seconds': compile_seconds,
-    'new_tokens_per_second': batch_size * new_tokens / seconds,
-    **_work(cost.flops, seconds, model.dtype),
-    'weight_and_cache_bytes_per_second': cost.steps * cost.step_bytes / seconds,
-    **_peak_memory(),
-  }
+      for name, run in compiled.items():
+        start = time.perf_counter()
+        jax.block_until_ready(run(params, batch))
+        times[name].append(time.perf_counter() - start)
+  for name, decoder in decoders.items():
+    width = decoder.strategy.samples * decoder.strategy.beams
+    cost = flops.decode_cost(model, batch_size, inputs_length, new_tokens, width=width)
+    seconds = _median(times[name][1:])
+    figures |= {
+      **_times(f'{name}_batch', times[name][1:]),
+      f'{name}_new_tokens_per_second': batch_size * decoder.num_answers * new_tokens / seconds,
+      **_work(cost.flops, seconds, model.dtype, f'{name}_'),
+      f'{name}_weight_and_cache_bytes_per_second': cost.steps * cost.step_bytes / seconds,
+    }
+  first, *others = decoders
+  for name in others:
+    seconds = [_median(times[each][1:]) for each in (name, first)]
+    figures[f'{name}_to_{first}_seconds'] = seconds[0] / seconds[1]
+  return figures | {**_devices(), **_peak_memory()}
+
+
+class _Ids:
+  """What decoding asks of a vocabulary, where tokens are no text and none ends an answer."""
+
+  eos_id = -1
+
+  def __init__(self, vocab_size):
+    self.vocab_size = vocab_size
+
+  def encode(self, text):
+    from t5x_lite import errors
+
+    raise errors.UserError(f'bench has no vocabulary for {text!r}: give token ids')
 
 
 def data(
@@ -368,7 +399,7 @@ def _times(what, times):
   }
 
 
-def _work(work, seconds, dtype):
+def _work(work, seconds, dtype, prefix=''):
   """Returns the FLOPs, their rate, and the share of the devices' peak where it is known."""
   import jax
 
@@ -376,11 +407,16 @@ def _work(work, seconds, dtype):
 
   peak = flops.peak_flops(jax.devices()[0].device_kind, dtype)
   return {
-    'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}',
-    'flops': work,
-    'flops_per_second': work / seconds,
-    'mfu': None if peak is None else work / seconds / (peak * jax.device_count()),
+    f'{prefix}flops': work,
+    f'{prefix}flops_per_second': work / seconds,
+    f'{prefix}mfu': None if peak is None else work / seconds / (peak * jax.device_count()),
   }
+
+
+def _devices():
+  import jax
+
+  return {'devices': f'{jax.device_count()} x {jax.devices()[0].device_kind}'}
 
 
 def _peak_memory():

@@ -4,6 +4,7 @@ import typing
 from collections.abc import Mapping, Sequence
 
 if typing.TYPE_CHECKING:
+  from t5x_lite.decoding.options import DecodingConfig
   from t5x_lite.sharding import MeshConfig
 
 HELP = 'evaluate one, the latest or all checkpoints of a run'
@@ -35,6 +36,7 @@ def evaluate(
   *,
   model_dir: str,
   mesh: 'MeshConfig',
+  decoding: 'DecodingConfig',
   mixture_or_task_name: str | Sequence[str] | None = None,
   task_feature_lengths: Mapping[str, int] | None = None,
   split: str = 'validation',
@@ -54,6 +56,7 @@ def evaluate(
   Args:
     model_dir: folder of the run.
     mesh: the devices.
+    decoding: how answers are decoded.
     mixture_or_task_name: what to evaluate on, or several; None for what the run was trained on.
     task_feature_lengths: length of each feature; None for those of the run.
     split: split to evaluate on.
@@ -88,6 +91,7 @@ def evaluate(
     batch_size=batch_size,
     num_examples=num_examples,
     predict_by=predict_by,
+    decoding=decoding,
     use_cached=use_cached,
   )
   if glue_submission:

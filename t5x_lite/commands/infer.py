@@ -4,8 +4,8 @@ Answers are JSON lines in the order of the inputs:
 
   {"inputs": "sst2 sentence: a joy to watch", "prediction": "positive", "score": -0.02}
 
-`score` is the sum of the log-probabilities of the prediction's tokens. A task's examples have
-their "targets" too. An empty line is answered by {"inputs": "", "error": "line 3 is empty"}, so
+`score` is the sum of the log-probabilities of the prediction's tokens, or beam search's own. Of
+several answers all are told, the best first. A task's examples have their "targets" too. An empty line is answered by {"inputs": "", "error": "line 3 is empty"}, so
 that answer N always belongs to line N.
 """
 
@@ -13,6 +13,7 @@ import typing
 from collections.abc import Mapping
 
 if typing.TYPE_CHECKING:
+  from t5x_lite.decoding.options import DecodingConfig
   from t5x_lite.sharding import MeshConfig
 
 HELP = 'answer a text file, standard input or a task with what a model predicts'
@@ -37,6 +38,7 @@ def infer(
   *,
   model_dir: str,
   mesh: 'MeshConfig',
+  decoding: 'DecodingConfig',
   input_file: str | None = None,
   mixture_or_task_name: str | None = None,
   split: str = 'validation',
@@ -48,11 +50,12 @@ def infer(
   dtype: str | None = None,
   base_checkpoint_path: str | None = None,
 ):
-  """Predicts greedily and writes JSON lines.
+  """Predicts and writes JSON lines.
 
   Args:
     model_dir: folder of the run.
     mesh: the devices.
+    decoding: how answers are decoded.
     input_file: text file in UTF-8, one input a line; '-' for standard input, which is also
       the default where no task is given. On a terminal every line is answered at once.
     mixture_or_task_name: task whose inputs to answer.
@@ -92,6 +95,7 @@ def infer(
       "be, --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 64, 'targets': 64}\""
     )
   vocabulary = opened.load_vocabulary()
+  decoder = decoding.resolve(vocabulary, lengths['targets'])
   interactive = False
   if mixture_or_task_name is not None:
     names = opened.find_tasks(mixture_or_task_name)
@@ -113,7 +117,13 @@ def infer(
     output_file = os.devnull  # All hosts have all answers; the first one writes them.
   answers.write(
     answers.answer(
-      questions, model, params, vocabulary, lengths, None if interactive else batch_size
+      questions,
+      model,
+      params,
+      vocabulary,
+      lengths['inputs'],
+      decoder,
+      None if interactive else batch_size,
     ),
     output_file,
     # Not in between the answers on one and the same terminal.

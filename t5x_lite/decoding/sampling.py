@@ -1,89 +1,146 @@
-"""Decoding token by token: greedy."""
+"""Decoding one token after the other: the most probable one, or one drawn at random."""
+
+import dataclasses
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from t5x_lite import sharding
-from t5x_lite.models import architectures
+from t5x_lite.decoding import loop
 
-EOS_ID = 1
+# Tokens of which a draw looks at one in its second half.
+_BLOCK = 128
 
 
 @flax.struct.dataclass
-class Decoded:
-  """What was decoded for a batch of inputs.
-
-  Attributes:
-    tokens: int32 [batch, max_length]; each row ends in EOS and then 0, or has no EOS if
-      max_length came first.
-    scores: float32 [batch], the sum of the log-probabilities of a row's tokens, EOS included.
-  """
+class _State:
+  """Answers so far, see `loop.Decoded`, and which of them have ended, bool [batch, width]."""
 
   tokens: jax.Array
-  scores: jax.Array
+  token_scores: jax.Array
+  finished: jax.Array
 
 
-def greedy(config, params, inputs, *, max_length, eos_id=EOS_ID):
-  """Decodes the most probable token at every position.
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """Draws tokens from the softmax of the logits, or takes the most probable ones.
 
-  It is meant to be jitted whole, once for each shape. The loop ends with the last row that
-  does; a row without any input, such as one that fills up a batch, ends before it begins.
+  What is drawn depends on the seed and on the number of the row, not on what else is in the batch or where it is computed.
+
+  Attributes:
+    temperature: what logits are divided by; 0 takes the most probable token.
+    filters: transforms of the divided logits, such as `logits.TopK`.
+    samples: answers to each input.
+    seed: of the draws.
+    eos_id: the token that ends an answer.
+  """
+
+  temperature: float = 0.0
+  filters: tuple = ()
+  samples: int = 1
+  seed: int = 0
+  eos_id: int = loop.EOS_ID
+
+  @property
+  def beams(self):
+    return 1
+
+  def start(self, batch_size, max_length, is_empty):
+    shape = (batch_size, self.samples)
+    return _State(
+      tokens=jnp.zeros((*shape, max_length), jnp.int32),
+      token_scores=jnp.zeros((*shape, max_length), jnp.float32),
+      finished=jnp.broadcast_to(is_empty[:, None], shape),
+    )
+
+  def advance(self, state, logits, step):
+    transformed = step.transform(logits)
+    if self.temperature:
+      transformed = transformed / self.temperature
+      for each in self.filters:
+        transformed = each(transformed, None)
+      token = draw(transformed, self._uniform(step, transformed.shape[1]))
+    else:
+      token = _most_probable(transformed)
+    token = jnp.where(state.finished, 0, token).astype(jnp.int32)
+    log_prob = _at(logits, token) - jax.nn.logsumexp(logits, axis=-1)
+    log_prob = jnp.where(state.finished | step.is_forced, 0.0, log_prob)
+
+    def write(into, values):
+      return jax.lax.dynamic_update_slice_in_dim(into, values[..., None], step.index, axis=-1)
+
+    is_end = (token == self.eos_id) & ~step.is_forced
+    state = _State(
+      tokens=write(state.tokens, token),
+      token_scores=write(state.token_scores, log_prob),
+      finished=state.finished | is_end,
+    )
+    return state, token, None
+
+  def _uniform(self, step, width):
+    """Returns float32 [batch, width, 1] in [0, 1), of this step, a row and an answer to it."""
+    key = jax.random.fold_in(jax.random.key(self.seed), step.index)
+
+    def of_answer(row, answer):
+      return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, row), answer))
+
+    of_row = jax.vmap(of_answer, (None, 0))
+    return jax.vmap(of_row, (0, None))(step.row_numbers, jnp.arange(width))[..., None]
+
+  def is_done(self, state, index):
+    del index
+    return jnp.all(state.finished)
+
+  def tokens(self, state):
+    return state.tokens
+
+  def result(self, state):
+    """The answers, the most probable first."""
+    scores = jnp.sum(state.token_scores, axis=-1)
+    order = jnp.argsort(-scores, axis=-1, stable=True)
+    return jax.tree.map(
+      lambda x: jnp.take_along_axis(x, order.reshape(*order.shape, *[1] * (x.ndim - 2)), axis=1),
+      loop.Decoded(state.tokens, scores, state.token_scores),
+    )
+
+
+def draw(logits, uniform):
+  """Draws tokens by inverting their distribution function.
+
+  The tokens are summed up in blocks, so that of most of them nothing but their block's sum is ever needed.
 
   Args:
-    config: `T5Config`.
-    params: its parameters, the layers scanned or not.
-    inputs: int32 [batch, inputs_length]; 0 is padding, after a row's tokens.
-    max_length: the most tokens to decode, EOS included.
-    eos_id: the token that ends a row.
+    logits: float32 [..., vocab].
+    uniform: float32 [..., 1], uniform in [0, 1).
 
   Returns:
-    `Decoded`.
+    int32 [...].
   """
-  model, params = architectures.for_decoding(config, params)
-  variables = {'params': _cast_once(params, config.dtype)}
-  token, cache = model.apply(variables, inputs, max_length, method='start')
-  batch_size = inputs.shape[0]
+  weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+  missing = -weights.shape[-1] % _BLOCK
+  blocks = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, missing)])
+  blocks = blocks.reshape(*weights.shape[:-1], -1, _BLOCK)  # [..., blocks, block]
+  until_block = jnp.cumsum(jnp.sum(blocks, axis=-1), axis=-1)  # [..., blocks]
+  wanted = uniform * until_block[..., -1:]
+  block = jnp.sum(until_block <= wanted, axis=-1, keepdims=True)  # [..., 1]
+  # The last block with any weight, if rounding led past it.
+  block = jnp.minimum(block, jnp.sum(until_block < until_block[..., -1:], axis=-1, keepdims=True))
+  before = jnp.where(block > 0, jnp.take_along_axis(until_block, jnp.maximum(block - 1, 0), -1), 0)
+  chosen = jnp.take_along_axis(blocks, block[..., None], axis=-2)[..., 0, :]  # [..., block]
+  until_token = before + jnp.cumsum(chosen, axis=-1)
+  place = jnp.sum(until_token <= wanted, axis=-1)
+  place = jnp.minimum(place, jnp.sum(until_token < until_token[..., -1:], axis=-1))
+  return (block[..., 0] * _BLOCK + place).astype(jnp.int32)
 
-  def unfinished(carry):
-    index, _, finished, _, _ = carry
-    return (index < max_length) & ~jnp.all(finished)
 
-  def decode_one(carry):
-    index, token, finished, decoded, cache = carry
-    # [batch, vocab]
-    logits, cache = model.apply(variables, token, cache, index, method='decode_step')
-    token = jnp.where(finished, 0, jnp.argmax(logits, axis=-1)).astype(jnp.int32)
-    log_prob = _at(logits, token) - jax.nn.logsumexp(logits, axis=-1)
-    decoded = Decoded(
-      tokens=jax.lax.dynamic_update_slice_in_dim(decoded.tokens, token[:, None], index, axis=1),
-      scores=decoded.scores + jnp.where(finished, 0.0, log_prob),
-    )
-    return index + 1, token, finished | (token == eos_id), decoded, cache
-
-  carry = (
-    jnp.int32(0),
-    token,
-    jnp.all(inputs == 0, axis=1),
-    Decoded(jnp.zeros((batch_size, max_length), jnp.int32), jnp.zeros((batch_size,), jnp.float32)),
-    cache,
-  )
-  _, _, _, decoded, _ = jax.lax.while_loop(unfinished, decode_one, carry)
-  return decoded
+def _most_probable(logits):
+  """Returns int32 [...], as argmax, which XLA does on one core of a CPU."""
+  vocab_size = logits.shape[-1]
+  is_highest = logits == jnp.max(logits, axis=-1, keepdims=True)
+  first = jnp.min(jnp.where(is_highest, jnp.arange(vocab_size), vocab_size), axis=-1)
+  return jnp.minimum(first, vocab_size - 1)  # Of NaN.
 
 
 def _at(logits, token):
-  """Returns [batch]: the logits [batch, vocab] of one token [batch] each."""
-  return jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
-
-
-def _cast_once(params, dtype):
-  """Casts what each step would cast, so that a step in bfloat16 reads half the bytes.
-
-  The relative position bias stays float32, as it is added to float32 logits.
-  """
-
-  def cast(path, x):
-    return x if sharding.names(path)[-1] == 'rel_embedding' else x.astype(dtype)
-
-  return jax.tree_util.tree_map_with_path(cast, params)
+  """Returns [...]: the logits [..., vocab] of one token [...] each."""
+  return jnp.take_along_axis(logits, token[..., None], axis=-1)[..., 0]

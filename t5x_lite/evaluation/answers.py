@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from t5x_lite import errors, sharding
+from t5x_lite.decoding import options
 from t5x_lite.evaluation import evaluator, files, inference
 
 _SECONDS_BETWEEN_LINES = 10
@@ -102,7 +103,8 @@ def answer(
   model: inference.Inference,
   params,
   vocabulary,
-  lengths: Mapping[str, int],
+  inputs_length: int,
+  decoder: options.Decoder,
   batch_size: int | None,
 ) -> Iterator[dict[str, str | float]]:
   """Yields an answer to each question, in order.
@@ -112,39 +114,52 @@ def answer(
     model: the model.
     params: its parameters.
     vocabulary: the run's `seqio.Vocabulary`.
-    lengths: most tokens of 'inputs' and 'targets'.
+    inputs_length: most tokens of an input.
+    decoder: how to answer.
     batch_size: questions at a time. None answers each before the next is read.
 
   Yields:
-    The question's texts with 'prediction' and 'score', the sum of the log-probabilities of the
-    predicted tokens; or with 'error'.
+    The question's texts with 'prediction' and 'score', see `loop.Decoded`, and of several answers
+    with all of them, the best first, as 'answers'; or with 'error'.
   """
 
   def answer_chunks(chunks, num_rows):
     waiting = collections.deque()
 
-    def inputs():
+    def prompts():
       for chunk in chunks:
         waiting.append(chunk)
-        yield _pad(chunk, (num_rows, lengths['inputs']))
+        inputs = _pad([question for _, question in chunk], (num_rows, inputs_length))
+        numbers = np.zeros(num_rows, np.int32)
+        numbers[: len(chunk)] = [number for number, _ in chunk]
+        yield inference.Prompts(inputs, numbers)
 
-    for decoded in model.predict(params, inputs(), lengths['targets']):
-      for question, tokens, score in zip(
-        waiting.popleft(), decoded.tokens, decoded.scores, strict=False
-      ):
+    for decoded in model.predict(params, prompts(), decoder):
+      rows = zip(waiting.popleft(), decoded.tokens, decoded.scores, strict=False)
+      for (_, question), tokens, scores in rows:
         if question.error is not None:
           yield {**question.texts, 'error': question.error}
         else:
-          prediction = vocabulary.decode(tokens.tolist())
-          yield {**question.texts, 'prediction': prediction, 'score': float(score)}
+          yield {**question.texts, **_told(tokens, scores, vocabulary)}
 
+  numbered = enumerate(questions)
   if batch_size is not None:
-    yield from answer_chunks(_chunks(questions, batch_size), batch_size)
+    yield from answer_chunks(_chunks(numbered, batch_size), batch_size)
     return
   # The fewest rows that can be divided over the devices.
   num_rows = math.prod(model.mesh.shape[axis] for axis in sharding.BATCH_AXES)
-  for question in questions:
+  for question in numbered:
     yield from answer_chunks([[question]], num_rows)
+
+
+def _told(tokens, scores, vocabulary):
+  """What is said of the answers to one question, [answers, length] and [answers]."""
+  found = [
+    {'prediction': vocabulary.decode(row.tolist()), 'score': float(score)}
+    for row, score in zip(tokens, scores, strict=True)
+    if np.isfinite(score)  # Beam search may find fewer than were asked for.
+  ]
+  return found[0] if len(scores) == 1 else {**found[0], 'answers': found}
 
 
 def write(answers: Iterable[Mapping], path: str, *, show_progress: bool = True):

@@ -15,6 +15,7 @@ from absl import logging
 from t5x_lite import errors, sharding
 from t5x_lite.data import batches as data_batches
 from t5x_lite.data import sources
+from t5x_lite.decoding import options
 from t5x_lite.evaluation import files, inference, leaderboards, predicting
 
 
@@ -34,6 +35,7 @@ class EvaluationConfig:
     seed: of random preprocessing, such as span corruption: the same at every evaluation.
     predict_by: 'generation' decodes an answer; 'ranking' takes the label with the highest
       probability, in tasks that have labels.
+    decoding: how answers are decoded.
   """
 
   mixture_or_task_name: str | Sequence[str]
@@ -44,6 +46,7 @@ class EvaluationConfig:
   use_cached: bool = False
   seed: int = 0
   predict_by: str = 'generation'
+  decoding: options.DecodingConfig = options.DecodingConfig()
 
   def __post_init__(self):
     if self.num_examples is not None and self.num_examples < 1:
@@ -208,8 +211,9 @@ class _TaskEvaluator:
         params,
         self._batches,
         self._task,
-        self._config.task_feature_lengths,
         self.labels,
+        lengths=self._config.task_feature_lengths,
+        decoding=self._config.decoding,
       )
     if ModelOutputType.SCORE in self._wanted:
       scores = np.concatenate(list(self._model.score(params, self._batches)))[:num_examples]
@@ -295,7 +299,13 @@ def post_processed(
     task = data_batches.get_mixture_or_task(name)
     batches = list(_eval_batches(config, name, model.config.has_encoder))
     predictions = predicting.predict(
-      model, params, batches, task, config.task_feature_lengths, _ranked_labels(task, config)
+      model,
+      params,
+      batches,
+      task,
+      _ranked_labels(task, config),
+      lengths=config.task_feature_lengths,
+      decoding=config.decoding,
     )
     decode = task.output_features['targets'].vocabulary.decode
     results[name] = [

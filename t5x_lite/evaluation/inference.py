@@ -1,19 +1,34 @@
-"""A model on a mesh, ready to be asked: for its loss, its scores, its predictions.
+"""A model on a mesh, ready to be asked: for its loss, its scores, its answers.
 
 Nothing here knows where batches come from: they are dicts of numpy arrays, by seqio's names.
 """
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from t5x_lite import sharding
-from t5x_lite.decoding import sampling, scoring
+from t5x_lite.decoding import loop, options, scoring
 from t5x_lite.models import architectures
 
 Batch = Mapping[str, np.ndarray]
+
+
+class Prompts(NamedTuple):
+  """What a batch of answers is decoded for.
+
+  Attributes:
+    inputs: int32 [batch, inputs_length]; 0 is padding, and a row without tokens fills the batch up.
+    numbers: int32 [batch], of the inputs among all of them; what is drawn for them depends on these.
+    prefix: int32 [batch, prefix_length], tokens with which each answer begins; None for none.
+  """
+
+  inputs: np.ndarray
+  numbers: np.ndarray
+  prefix: np.ndarray | None = None
 
 
 class Inference:
@@ -46,10 +61,8 @@ class Inference:
     self._row_sums = jit(functools.partial(scoring.row_sums, model))
 
     @functools.cache
-    def decoder(max_length):
-      return jit(
-        lambda params, inputs: sampling.greedy(config, params, inputs, max_length=max_length)
-      )
+    def decoder(of: options.Decoder):
+      return jit(lambda params, prompts: of.decode(config, params, *prompts))
 
     self._decoder = decoder
 
@@ -79,16 +92,10 @@ class Inference:
     return map(scoring.log_probs, self._run(self._row_sums, params, batches))
 
   def predict(
-    self, params, inputs: Iterable[np.ndarray], max_length: int
-  ) -> Iterator[sampling.Decoded]:
-    """Yields what is decoded greedily for each batch of inputs, as numpy arrays.
-
-    Args:
-      params: the parameters.
-      inputs: int32 [batch, inputs_length] each; 0 is padding.
-      max_length: the most tokens to decode, EOS included.
-    """
-    return self._run(self._decoder(max_length), params, inputs)
+    self, params, prompts: Iterable[Prompts], decoder: options.Decoder
+  ) -> Iterator[loop.Decoded]:
+    """Yields what is decoded for each batch of prompts, as numpy arrays."""
+    return self._run(self._decoder(decoder), params, prompts)
 
   def _run(self, function, params, batches):
     """Yields the results of `function` in order, one batch behind, so that no device waits."""

@@ -7,6 +7,7 @@ import numpy as np
 
 from t5x_lite import errors
 from t5x_lite.data import batches as data_batches
+from t5x_lite.decoding import options
 from t5x_lite.evaluation import inference
 
 METHODS = ('generation', 'ranking')
@@ -18,7 +19,7 @@ class Predictions:
 
   Attributes:
     tokens: int32 [num_examples, targets_length].
-    scores: float32 [num_examples], the log-probability of each answer, EOS included.
+    scores: float32 [num_examples], the log-probability of each answer, EOS included; of beam search its own score.
     label_scores: float32 [num_examples, num_labels], those of all labels; None of what was decoded.
   """
 
@@ -32,8 +33,10 @@ def predict(
   params,
   batches: Sequence[inference.Batch],
   task,
-  lengths: Mapping[str, int],
   labels: Sequence[str] | None,
+  *,
+  lengths: Mapping[str, int],
+  decoding: options.DecodingConfig,
 ) -> Predictions:
   """Answers each row of some batches: decodes, or takes the best of some labels.
 
@@ -42,11 +45,14 @@ def predict(
     params: its parameters.
     batches: features, not packed.
     task: the `seqio.Task` that they are of.
-    lengths: of 'inputs' and 'targets'; an answer is no longer than the targets.
     labels: texts to rank, or None.
+    lengths: of 'inputs' and 'targets'; an answer is no longer than the targets.
+    decoding: how answers are decoded; of several the best counts.
   """
   if labels is None:
-    return generate(model, params, batches, lengths)
+    vocabulary = task.output_features['targets'].vocabulary
+    decoder = decoding.resolve(vocabulary, lengths['targets'])
+    return generate(model, params, batches, lengths, decoder)
   tokens = label_tokens(task, labels, lengths['targets'])
   return rank(model, params, batches, lengths, tokens)
 
@@ -56,13 +62,21 @@ def generate(
   params,
   batches: Sequence[inference.Batch],
   lengths: Mapping[str, int],
+  decoder: options.Decoder,
 ) -> Predictions:
   """Decodes an answer to each row of some batches, see `predict`."""
-  inputs = (data_batches.inputs_of(batch, lengths['inputs']) for batch in batches)
-  decoded = list(model.predict(params, inputs, lengths['targets']))
+
+  def prompts():
+    first = 0
+    for batch in batches:
+      inputs = data_batches.inputs_of(batch, lengths['inputs'])
+      yield inference.Prompts(inputs, np.arange(first, first + len(inputs), dtype=np.int32))
+      first += len(inputs)
+
+  decoded = list(model.predict(params, prompts(), decoder))
   return Predictions(
-    tokens=np.concatenate([each.tokens for each in decoded]),
-    scores=np.concatenate([each.scores for each in decoded]),
+    tokens=np.concatenate([each.tokens[:, 0] for each in decoded]),
+    scores=np.concatenate([each.scores[:, 0] for each in decoded]),
   )
 
 

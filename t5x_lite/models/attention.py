@@ -72,14 +72,19 @@ def dot_product_attention(query, key, value, *, bias=None, mask=None, dropout=No
     [batch, query_length, heads, head_dim], in `dtype`.
   """
   logits = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
+  weights = _attention_weights(logits, bias, mask).astype(dtype)
+  if dropout is not None:
+    weights = dropout(weights)
+  return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
+
+
+def _attention_weights(logits, bias, mask):
+  """Returns float32 [batch, heads, query_length, key_length]; see `dot_product_attention`."""
   if bias is not None:
     logits = add_shared(logits, bias)
   if mask is not None:
     logits = jnp.where(mask, logits, MASKED_LOGIT)
-  weights = jax.nn.softmax(logits, axis=-1).astype(dtype)
-  if dropout is not None:
-    weights = dropout(weights)
-  return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
+  return jax.nn.softmax(logits, axis=-1)
 
 
 @flax.struct.dataclass
@@ -88,6 +93,34 @@ class KeyValues:
 
   key: jax.Array
   value: jax.Array
+
+
+@flax.struct.dataclass
+class CachedKeyValues:
+  """Keys [rows, heads, head_dim, slots * beams] and values [rows, heads, slots * beams, head_dim].
+
+  In this order, products with a few queries of each row read them as they lie in memory. The beams
+  of a row see each other's slots, so that none is ever copied to where another goes on from it.
+  """
+
+  key: jax.Array
+  value: jax.Array
+
+  @classmethod
+  def of(cls, keys_values):
+    """Reorders `KeyValues`, of which each row is one beam."""
+    return cls(jnp.moveaxis(keys_values.key, 1, 3), jnp.moveaxis(keys_values.value, 1, 2))
+
+  def with_token(self, keys_values, slot):
+    """Writes the `KeyValues` of a token of each beam, [rows, beams, heads, head_dim], into a slot."""
+
+    token = CachedKeyValues.of(keys_values)
+    first = slot * keys_values.key.shape[1]
+
+    def write(cached, update, axis):
+      return jax.lax.dynamic_update_slice_in_dim(cached, update.astype(cached.dtype), first, axis)
+
+    return CachedKeyValues(write(self.key, token.key, 3), write(self.value, token.value, 2))
 
 
 class MultiHeadAttention(nn.Module):
@@ -146,11 +179,8 @@ class MultiHeadAttention(nn.Module):
     Returns:
       [batch, query_length, embed].
     """
-    query = self._split_heads(self.query(x))
-    if rotation is not None:
-      query = positions.rotate(query, rotation)
     context = dot_product_attention(
-      query,
+      self._query(x, rotation),
       keys_values.key,
       keys_values.value,
       bias=bias,
@@ -158,33 +188,42 @@ class MultiHeadAttention(nn.Module):
       dropout=self.dropout,
       dtype=self.dtype,
     )
+    return self._join_heads(context)
+
+  def _query(self, x, rotation):
+    query = self._split_heads(self.query(x))
+    return query if rotation is None else positions.rotate(query, rotation)
+
+  def _join_heads(self, context):
+    """[batch, query_length, heads, head_dim] -> [batch, query_length, embed]."""
     return self.out(context.reshape(*context.shape[:-2], self.num_heads * self.head_dim))
 
   def __call__(self, x, source, *, bias=None, mask=None):
     """Attends from x [batch, query_length, embed] to source [batch, key_length, embed]."""
     return self.attend(x, self.project_keys_values(source), bias=bias, mask=mask)
 
-  def attend_cached(self, x, cache, slot, *, bias=None, mask=None, rotation=None):
-    """Writes one token's key and value into the cache and attends to it.
+  def attend_cached(self, x, cached, *, bias=None, mask=None, rotation=None):
+    """Attends from a token of each beam, x [rows, beams, embed], to `CachedKeyValues`.
 
     Args:
-      x: [batch, 1, embed], the token.
-      cache: `KeyValues` with room for num_slots tokens.
-      slot: int scalar, where the token's go.
-      bias: broadcastable to [batch, heads, 1, num_slots].
-      mask: likewise; it must hide the slots after `slot`.
-      rotation: `positions.Rotation` of the token, or None.
+      x: the queries, before their projection.
+      cached: what they attend to.
+      bias: broadcastable to [rows, heads, beams, slots], the same for each beam's token in a slot.
+      mask: True where a beam attends to a beam's token, broadcastable to
+        [rows, 1, beams, slots * beams].
+      rotation: `positions.Rotation` of the queries, or None.
 
     Returns:
-      ([batch, 1, embed], the cache with `slot` written).
+      [rows, beams, embed].
     """
-    new = self.project_keys_values(x, rotation)
-
-    def write(cached, update):
-      return jax.lax.dynamic_update_slice_in_dim(cached, update.astype(cached.dtype), slot, 1)
-
-    cache = jax.tree.map(write, cache, new)
-    return self.attend(x, cache, bias=bias, mask=mask, rotation=rotation), cache
+    if bias is not None:
+      bias = jnp.repeat(bias, cached.key.shape[-1] // bias.shape[-1], axis=-1)
+    query = self._query(x, rotation)
+    logits = jnp.einsum('bqhd,bhdk->bhqk', query, cached.key, preferred_element_type=jnp.float32)
+    weights = _attention_weights(logits, bias, mask).astype(self.dtype)
+    # With the queries before the features, which is how einsum would not have it.
+    context = jnp.einsum('bhqk,bhkd->bhqd', weights, cached.value)
+    return self._join_heads(jnp.moveaxis(context, 1, 2))
 
 
 def of(config):

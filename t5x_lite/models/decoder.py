@@ -16,13 +16,60 @@ class LayerCache:
   """What one decoder layer keeps while decoding.
 
   Attributes:
-    self_attention: keys and values of the tokens so far, [batch, num_slots, heads, head_dim].
-    cross_attention: those of the encoder's output, [batch, inputs_length, heads, head_dim]; None
+    self_attention: of the tokens so far; a row for each answer that goes on by itself, or for
+      several of beam search, its beams.
+    cross_attention: of the encoder's output, a row for each input, which its answers share; None
       where there is no encoder.
   """
 
-  self_attention: attention.KeyValues
-  cross_attention: attention.KeyValues | None
+  self_attention: attention.CachedKeyValues
+  cross_attention: attention.CachedKeyValues | None
+
+
+def num_slots_of(caches, beams):
+  """Returns for how many tokens of each beam the caches, a `LayerCache` each, have room."""
+  return caches[0].self_attention.key.shape[-1] // beams
+
+
+def first_ancestors(rows, beams, num_slots):
+  """Returns the ancestors, see `beam_mask`, of beams that all go on from the first."""
+  return None if beams == 1 else jnp.zeros((rows, beams, num_slots), jnp.int32)
+
+
+def with_own_slot(ancestors, slot):
+  """Returns the ancestors of beams of which each has a token of its own in a slot."""
+  if ancestors is None:
+    return None
+  rows, beams, _ = ancestors.shape
+  own = jnp.broadcast_to(jnp.arange(beams)[:, None], (rows, beams, 1))
+  return jax.lax.dynamic_update_slice_in_dim(ancestors, own, slot, axis=2)
+
+
+def of_parents(cache, parents):
+  """Returns a model's cache for beams that go on from others of their row.
+
+  Args:
+    cache: with `ancestors`.
+    parents: int32 [rows, beams], from which beam each goes on.
+  """
+  ancestors = jnp.take_along_axis(cache.ancestors, parents[..., None], axis=1)
+  return cache.replace(ancestors=ancestors)
+
+
+def beam_mask(visible, ancestors):
+  """Returns which slots the beams of a row see, for `MultiHeadAttention.attend_cached`.
+
+  Args:
+    visible: bool [rows or 1, slots], the slots that hold a token of the row.
+    ancestors: int32 [rows, beams, slots], the beam whose token in a slot is that of a beam; None
+      where each row is one beam.
+  """
+  if ancestors is None:
+    return visible[:, None, None, :]
+  rows, beams, num_slots = ancestors.shape
+  is_ancestor = ancestors[..., None] == jnp.arange(beams)
+  mask = is_ancestor & visible[:, None, :, None]  # [rows, beams, slots, beams]
+  return mask.reshape(rows, 1, beams, num_slots * beams)
 
 
 class DecoderLayer(nn.Module):
@@ -59,40 +106,47 @@ class DecoderLayer(nn.Module):
     """
     x = nn.with_logical_constraint(x, RESIDUAL_AXES)
     x, _ = self._attend_to_itself(x, placement, mask, encoding=encoded is None)
-    keys_values = None
     if encoded is not None:
-      keys_values = self.encoder_decoder_attention.project_keys_values(encoded)
-    return self._cross_attention_and_mlp(x, keys_values, cross_mask), None
+      y = self.pre_cross_attention_layer_norm(x)
+      x += self.dropout(self.encoder_decoder_attention(y, encoded, mask=cross_mask))
+    return nn.with_logical_constraint(x + self._mlp(x), RESIDUAL_AXES), None
 
-  def init_cache(self, encoded, num_slots):
-    """Returns the `LayerCache` before the first token, for the encoder's output `encoded`."""
+  def init_cache(self, encoded, num_slots, samples, beams):
+    """Returns the `LayerCache` before the first token, see `Decoder.init_cache`."""
     config = self.config
-    shape = (encoded.shape[0], num_slots, config.num_heads, config.head_dim)
+    shape = (encoded.shape[0] * samples, num_slots * beams, config.num_heads, config.head_dim)
     empty = jnp.zeros(shape, config.dtype)
     return LayerCache(
-      self_attention=attention.KeyValues(empty, empty),
-      cross_attention=self.encoder_decoder_attention.project_keys_values(encoded),
+      self_attention=attention.CachedKeyValues.of(attention.KeyValues(empty, empty)),
+      cross_attention=attention.CachedKeyValues.of(
+        self.encoder_decoder_attention.project_keys_values(encoded)
+      ),
     )
 
-  def prefill(self, x, placement, mask, num_slots):
+  def prefill(self, x, placement, mask, num_slots, beams):
     """Maps x [batch, length, embed] as `__call__`; returns (x, the `LayerCache` with its tokens)."""
     x, keys_values = self._attend_to_itself(x, placement, mask)
-    room = ((0, 0), (0, num_slots - x.shape[1]), (0, 0), (0, 0))
-    filled = jax.tree.map(lambda cached: jnp.pad(cached, room), keys_values)
-    return self._cross_attention_and_mlp(x, None, None), LayerCache(filled, None)
+    filled = jax.tree.map(lambda each: _of_first_beam(each, num_slots, beams), keys_values)
+    cache = LayerCache(attention.CachedKeyValues.of(filled), None)
+    return x + self._mlp(x), cache
 
   def step(self, x, cache, placement, mask, cross_mask):
-    """Maps x [batch, 1, embed], the token in `placement.slot`; returns (x, the cache with it)."""
-    y, self_cache = self.self_attention.attend_cached(
-      self.pre_self_attention_layer_norm(x),
-      cache.self_attention,
-      placement.slot,
-      bias=self._bias(x, placement),
-      mask=mask,
-      rotation=placement.rotation,
+    """Maps x [rows, beams, embed], the tokens in `placement.slot`; returns (x, the cache with them)."""
+    y = self.pre_self_attention_layer_norm(x)
+    token = self.self_attention.project_keys_values(y, placement.rotation)
+    own = cache.self_attention.with_token(token, placement.slot)
+    x += self.self_attention.attend_cached(
+      y, own, bias=self._bias(x, placement), mask=mask, rotation=placement.rotation
     )
-    x = self._cross_attention_and_mlp(x + y, cache.cross_attention, cross_mask)
-    return x, cache.replace(self_attention=self_cache)
+    if cache.cross_attention is not None:
+      y = self.pre_cross_attention_layer_norm(x)
+      # Answers to the same input are queries of the same keys: [batch, samples * beams, embed].
+      queries = y.reshape(cross_mask.shape[0], -1, y.shape[-1])
+      y = self.encoder_decoder_attention.attend_cached(
+        queries, cache.cross_attention, mask=cross_mask
+      )
+      x += y.reshape(x.shape)
+    return x + self._mlp(x), cache.replace(self_attention=own)
 
   def _attend_to_itself(self, x, placement, mask, encoding=False):
     """Returns (x after self-attention, the `KeyValues` of all positions)."""
@@ -115,13 +169,15 @@ class DecoderLayer(nn.Module):
     table = self.encoder_relpos_bias if shared else self.relpos_bias
     return table.of(x, placement.slot, placement.num_slots)
 
-  def _cross_attention_and_mlp(self, x, encoder_keys_values, cross_mask):
-    if encoder_keys_values is not None:
-      y = self.pre_cross_attention_layer_norm(x)
-      y = self.encoder_decoder_attention.attend(y, encoder_keys_values, mask=cross_mask)
-      x = x + self.dropout(y)
-    x = x + self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
-    return nn.with_logical_constraint(x, RESIDUAL_AXES)
+  def _mlp(self, x):
+    return self.dropout(self.mlp(self.pre_mlp_layer_norm(x)))
+
+
+def _of_first_beam(x, num_slots, beams):
+  """[batch, length, heads, head_dim] as [batch, num_slots * beams, ...], in the first beam's slots."""
+  batch_size, length, *features = x.shape
+  room = ((0, 0), (0, num_slots - length), (0, beams - 1), (0, 0), (0, 0))
+  return jnp.pad(x[:, :, None], room).reshape(batch_size, num_slots * beams, *features)
 
 
 class Decoder(nn.Module):
@@ -153,34 +209,45 @@ class Decoder(nn.Module):
     x = stacking.run(self.layers, self.dropout(x), placement, mask, encoded, cross_mask)
     return self.dropout(self.decoder_norm(x))
 
-  def init_cache(self, encoded, num_slots):
-    """Returns one `LayerCache` a layer."""
-    return [layer.init_cache(encoded, num_slots) for layer in self.layers]
+  def init_cache(self, encoded, num_slots, samples, beams):
+    """Returns one `LayerCache` a layer, before the first token.
 
-  def prefill(self, x, position, mask, num_slots):
-    """Runs embedded tokens x [batch, length, embed]; returns one `LayerCache` a layer."""
+    Args:
+      encoded: [batch, inputs_length, embed].
+      num_slots: the most tokens that will be decoded.
+      samples: answers to each input that go on by themselves, each in a row of its own.
+      beams: answers in a row that may go on from each other.
+    """
+    return [layer.init_cache(encoded, num_slots, samples, beams) for layer in self.layers]
+
+  def prefill(self, x, position, mask, num_slots, beams):
+    """Runs embedded tokens x [batch, length, embed], which all beams go on from.
+
+    Returns:
+      One `LayerCache` a layer.
+    """
     x, placement = self.positions(x, position)
     caches = []
     for layer in self.layers:
-      x, cache = layer.prefill(x, placement, mask, num_slots)
+      x, cache = layer.prefill(x, placement, mask, num_slots, beams)
       caches.append(cache)
     return caches
 
   def step(self, x, caches, slot, position, mask, cross_mask=None):
-    """Maps one embedded token of each row.
+    """Maps one embedded token of each beam.
 
     Args:
-      x: [batch, 1, embed].
+      x: [rows, beams, embed].
       caches: from `init_cache`, `prefill` or the step before.
-      slot: int scalar, where in the caches the token goes.
-      position: int [batch or 1, 1], of the token in its example.
-      mask: True for the slots that it sees, broadcastable to [batch, 1, 1, num_slots].
+      slot: int scalar, where in the caches the tokens go.
+      position: int [rows or 1, 1], of the tokens in their example.
+      mask: see `MultiHeadAttention.attend_cached`; it hides the slots after `slot`.
       cross_mask: [batch, 1, 1, inputs_length], or None.
 
     Returns:
-      (hidden state [batch, 1, embed], the new caches).
+      (hidden state [rows, beams, embed], the new caches).
     """
-    num_slots = caches[0].self_attention.key.shape[1]
+    num_slots = num_slots_of(caches, x.shape[1])
     x, placement = self.positions(x, position, slot=slot, num_slots=num_slots)
     new_caches = []
     for layer, cache in zip(self.layers, caches, strict=True):

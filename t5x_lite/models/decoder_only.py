@@ -22,12 +22,14 @@ class Cache:
 
   Attributes:
     layers: a `decoder.LayerCache` each.
-    first_slot: int32 [batch], the slot of a row's start token.
+    first_slot: int32 [rows], the slot of a row's start token.
+    ancestors: see `decoder.beam_mask`.
     inputs_length: slots before that of the last input.
   """
 
   layers: list[decoder.LayerCache]
   first_slot: jax.Array
+  ancestors: jax.Array | None
   inputs_length: int = flax.struct.field(pytree_node=False)
 
 
@@ -67,18 +69,14 @@ class LanguageModel(nn.Module):
     """Returns float32 logits [..., vocab] of hidden states [..., embed]."""
     return self.decoder.logits(hidden, self.token_embedder)
 
-  def start(self, inputs, max_length):
-    """Reads the inputs, all at once.
+  def start(self, inputs, max_length, samples=1, beams=1):
+    """Reads the inputs, all at once; see `encoder_decoder.T5.start`.
 
-    Args:
-      inputs: int32 [batch, inputs_length]; 0 is padding, after a row's tokens.
-      max_length: the most tokens that will be decoded.
-
-    Returns:
-      (int32 [batch], the token to decode from; the `Cache`). The last input is both in the cache,
-      for the inputs before it that see it, and read again by the first step, for its logits.
+    The last input is both in the cache, for the inputs before it that see it, and read again by the
+    first step, for its logits.
     """
     batch_size, inputs_length = inputs.shape
+    num_slots = inputs_length + max_length
     first_slot = inputs_length - jnp.sum(inputs > 0, axis=1)
     # [batch, inputs_length + 1]: the start token, then the inputs, moved to the right.
     position = jnp.arange(inputs_length + 1) - first_slot[:, None]
@@ -87,21 +85,29 @@ class LanguageModel(nn.Module):
     valid = position >= 0
     mask = self._sees(inputs_length + 1, valid) & attention.padding_mask(valid, valid)
     caches = self.decoder.prefill(
-      self.token_embedder(tokens), jnp.maximum(position, 0), mask, inputs_length + max_length
+      self.token_embedder(tokens), jnp.maximum(position, 0), mask, num_slots, beams
     )
-    return tokens[:, -1], Cache(caches, first_slot, inputs_length)
+    token, first_slot, caches = jax.tree.map(
+      lambda x: jnp.repeat(x, samples, axis=0), (tokens[:, -1:], first_slot, caches)
+    )
+    ancestors = decoder.first_ancestors(batch_size * samples, beams, num_slots)
+    return jnp.repeat(token, beams, axis=1), Cache(caches, first_slot, ancestors, inputs_length)
 
   def decode_step(self, tokens, cache, index):
     """Decodes one position; see `encoder_decoder.T5.decode_step`."""
     slot = cache.inputs_length + index
     position = (slot - cache.first_slot)[:, None]
-    slots = jnp.arange(cache.layers[0].self_attention.key.shape[1])
-    mask = (slots <= slot) & (slots >= cache.first_slot[:, None])  # [batch, num_slots]
-    embedded = self.token_embedder(tokens[:, None])
+    slots = jnp.arange(decoder.num_slots_of(cache.layers, tokens.shape[1]))
+    visible = (slots <= slot) & (slots >= cache.first_slot[:, None])  # [rows, num_slots]
+    ancestors = decoder.with_own_slot(cache.ancestors, slot)
     hidden, caches = self.decoder.step(
-      embedded, cache.layers, slot, position, mask[:, None, None, :]
+      self.token_embedder(tokens),
+      cache.layers,
+      slot,
+      position,
+      decoder.beam_mask(visible, ancestors),
     )
-    return self.logits(hidden[:, 0]), cache.replace(layers=caches)
+    return self.logits(hidden), cache.replace(layers=caches, ancestors=ancestors)
 
   def _sees(self, length, is_prefix):
     """Returns the mask of what each of `length` positions may see, but for padding and packing.

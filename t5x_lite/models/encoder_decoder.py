@@ -74,10 +74,12 @@ class Cache:
   Attributes:
     layers: a `decoder.LayerCache` each.
     inputs_valid: [batch, inputs_length], which inputs are no padding; with those of a soft prompt.
+    ancestors: see `decoder.beam_mask`.
   """
 
   layers: list[decoder.LayerCache]
   inputs_valid: jax.Array
+  ancestors: jax.Array | None
 
 
 class T5(nn.Module):
@@ -150,38 +152,42 @@ class T5(nn.Module):
     """Returns float32 logits [..., vocab] of the decoder's hidden states [..., embed]."""
     return self.decoder.logits(hidden, self.token_embedder)
 
-  def start(self, inputs, max_length):
+  def start(self, inputs, max_length, samples=1, beams=1):
     """Encodes the inputs, projects them to keys and values, once, and makes room for tokens.
 
     Args:
       inputs: int32 [batch, inputs_length]; 0 is padding.
       max_length: the most tokens that will be decoded.
+      samples: answers to each input that go on by themselves, each in a row of its own.
+      beams: answers in a row that may go on from each other.
 
     Returns:
-      (int32 [batch], the token to decode from; the `Cache`).
+      (int32 [batch * samples, beams], the tokens to decode from; the `Cache`).
     """
-    caches = self.decoder.init_cache(self.encode(inputs), max_length)
-    return jnp.full(inputs.shape[0], START_ID, jnp.int32), Cache(
-      caches, self._encoded_valid(inputs)
-    )
+    caches = self.decoder.init_cache(self.encode(inputs), max_length, samples, beams)
+    start = jnp.full((inputs.shape[0] * samples, beams), START_ID, jnp.int32)
+    ancestors = decoder.first_ancestors(*start.shape, max_length)
+    return start, Cache(caches, self._encoded_valid(inputs), ancestors)
 
   def decode_step(self, tokens, cache, index):
     """Decodes one position.
 
     Args:
-      tokens: int32 [batch], from `start`, or decoded in the step before.
+      tokens: int32 [rows, beams], from `start`, or decoded in the step before.
       cache: from `start` or the step before.
       index: int scalar, the number of steps before.
 
     Returns:
-      (float32 logits [batch, vocab] of the next token, the new cache).
+      (float32 logits [rows, beams, vocab] of the next tokens, the new cache).
     """
-    query_valid = jnp.ones((tokens.shape[0], 1), bool)
-    cross_mask = attention.padding_mask(query_valid, cache.inputs_valid)
-    slots = jnp.arange(cache.layers[0].self_attention.key.shape[1])
-    mask = (slots <= index)[None, None, None, :]
-    embedded = self.token_embedder(tokens[:, None])
+    visible = jnp.arange(decoder.num_slots_of(cache.layers, tokens.shape[1])) <= index
+    ancestors = decoder.with_own_slot(cache.ancestors, index)
     hidden, caches = self.decoder.step(
-      embedded, cache.layers, index, jnp.full((1, 1), index), mask, cross_mask
+      self.token_embedder(tokens),
+      cache.layers,
+      index,
+      jnp.full((1, 1), index),
+      decoder.beam_mask(visible[None], ancestors),
+      cache.inputs_valid[:, None, None, :],
     )
-    return self.logits(hidden[:, 0]), cache.replace(layers=caches)
+    return self.logits(hidden), cache.replace(layers=caches, ancestors=ancestors)

@@ -149,7 +149,13 @@ class DecodeCost:
 
 
 def decode_cost(
-  config, batch_size: int, inputs_length: int, steps: int, *, weight_bytes: int = 4
+  config,
+  batch_size: int,
+  inputs_length: int,
+  steps: int,
+  *,
+  width: int = 1,
+  weight_bytes: int = 4,
 ) -> DecodeCost:
   """Cost of decoding `steps` tokens with a key/value cache that has room for all of them.
 
@@ -157,9 +163,10 @@ def decode_cost(
 
   Args:
     config: a T5Config; its dtype is the cache's.
-    batch_size: sequences decoded together; with beams, examples times beams.
+    batch_size: examples decoded together.
     inputs_length: tokens of an encoder input, padding counted.
     steps: tokens to decode.
+    width: answers to each example, such as beams, which share what is cached of the encoder's output.
     weight_bytes: size of a weight where it is read from memory; 4 for float32.
   """
   joined = config.num_heads * config.head_dim
@@ -171,11 +178,13 @@ def decode_cost(
   # Two operations a weight and token; attention has no weights.
   attention = config.num_decoder_layers * _attention(config, encoded + steps)
   weights = (layers - attention + _logits(config)) / 2
-  cached = 2 * config.num_decoder_layers * batch_size * (steps + encoded) * joined
+  own = steps if config.has_encoder else steps + encoded
+  cached_tokens = batch_size * (width * own + (encoded if config.has_encoder else 0))
+  cached = 2 * config.num_decoder_layers * cached_tokens * joined
   cache_bytes = {'float32': 4, 'bfloat16': 2, 'float16': 2}[str(config.dtype)]
   return DecodeCost(
     encode_flops=encode_flops(config, batch_size, inputs_length),
-    step_flops=batch_size * (layers + _logits(config)),
+    step_flops=batch_size * width * (layers + _logits(config)),
     step_bytes=weights * weight_bytes + cached * cache_bytes,
     steps=steps,
   )

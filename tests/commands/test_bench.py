@@ -34,11 +34,17 @@ def test_models_are_measured_without_tensorflow(what, files):
   )
   assert done.returncode == 0, done.stderr
   figures = json.loads(done.stdout)
-  seconds = figures['step_seconds' if what == 'train' else 'batch_seconds']
-  assert 0 < seconds < 60 and figures['compile_seconds'] > 0
-  assert figures['flops_per_second'] == pytest.approx(figures['flops'] / seconds)
+  names = ('',) if what == 'train' else ('greedy_', 'sampling_', 'beams_')
+  for name in names:
+    seconds = figures[f'{name}step_seconds' if what == 'train' else f'{name}batch_seconds']
+    assert 0 < seconds < 60 and figures[f'{name}compile_seconds'] > 0
+    assert figures[f'{name}flops_per_second'] == pytest.approx(figures[f'{name}flops'] / seconds)
+    assert figures[f'{name}mfu'] is None  # Nobody publishes the peak of a CPU.
+  if what == 'decode':
+    assert figures['beams_flops'] > 2 * figures['greedy_flops']
+    ratio = figures['beams_batch_seconds'] / figures['greedy_batch_seconds']
+    assert figures['beams_to_greedy_seconds'] == pytest.approx(ratio)
   assert figures['parameters'] > 384 * 8 * 2  # Both embeddings and the layers.
-  assert figures['mfu'] is None  # Nobody publishes the peak of a CPU.
   assert figures['peak_process_bytes'] > 2**20
 
 

@@ -177,6 +177,85 @@ def test_infer_answers_a_task_with_the_predictions_of_its_evaluation(run, capfd)
   assert answers == evaluated
 
 
+TRANSFORMS = """
+import jax.numpy as jnp
+
+from t5x_lite.decoding import logits
+
+
+def pieces(values, context):
+  ids = jnp.arange(values.shape[-1])
+  is_none = (ids >= 24) | (ids == 2)  # Unknown, sentinels, and what the vocabulary lacks.
+  return jnp.where(is_none, logits.BANNED, values)
+
+
+def first_is(values, context):
+  is_other = jnp.arange(values.shape[-1]) != 7
+  return jnp.where(is_other & (context.index == 0), logits.BANNED, values)
+"""
+
+
+@pytest.fixture
+def pieces(tmp_path):
+  """Arguments that let the model answer with pieces of its vocabulary alone."""
+  module = tmp_path / 'my_transforms.py'
+  module.write_text(TRANSFORMS)
+  yield [f'--module={module}', '--gin.LOGITS_TRANSFORMS=[@my_transforms.pieces]']
+  sys.modules.pop('my_transforms', None)
+
+
+@pytest.mark.parametrize(
+  'arguments, number',
+  [
+    (['--gin.NUM_BEAMS=3', '--gin.NUM_ANSWERS=3', '--gin.ALPHA=1.0', '--gin.LENGTH_PENALTY=length'], 3),
+    (['--gin.NUM_BEAMS=4', '--gin.NUM_ANSWERS=4', '--gin.NUM_BEAM_GROUPS=2',
+      '--gin.DIVERSITY_PENALTY=9.0'], 4),
+    (['--gin.TEMPERATURE=2.0', '--gin.NUM_ANSWERS=2', '--gin.TOP_K=9', '--gin.TOP_P=0.9',
+      '--gin.MIN_P=0.01', '--gin.DECODING_SEED=4'], 2),
+  ],
+)  # fmt: skip
+def test_infer_gives_several_answers_the_same_in_any_batch(
+  run, capfd, monkeypatch, pieces, arguments, number
+):
+  printed = []
+  for batch_size in (8, 16):
+    give_input(monkeypatch, '\n'.join(LINES).encode())
+    common = [*pieces, '--gin.MAX_NEW_TOKENS=5', f'--gin.BATCH_SIZE={batch_size}']
+    assert command('infer', f'--gin.MODEL_DIR={run}', *common, *arguments) == 0
+    printed.append(objects(capfd.readouterr().out))
+  for line, other in zip(*printed, strict=True):
+    assert line['prediction'] == line['answers'][0]['prediction']
+    scores = [answer['score'] for answer in line['answers']]
+    assert len(scores) == number and scores == sorted(scores, reverse=True)
+    answers = [[each['prediction'] for each in one['answers']] for one in (line, other)]
+    assert answers[0] == answers[1]
+    assert len(set(answers[0])) > 1
+
+
+def test_infer_obeys_constraints(run, capfd, monkeypatch, pieces):
+  words = vocabulary.load(run / 'vocabulary')
+
+  def answers(*arguments):
+    give_input(monkeypatch, '\n'.join(LINES).encode())
+    assert command('infer', f'--gin.MODEL_DIR={run}', *pieces, *arguments) == 0
+    return [line['prediction'] for line in objects(capfd.readouterr().out)]
+
+  allowed = [words.decode([5, 6]), words.decode([8])]
+  assert set(answers(f'--gin.ALLOWED={allowed}')) <= set(allowed)
+  prefix = words.decode([9, 6])
+  forced = answers(f'--gin.PREFIX={prefix}', '--gin.FORCED={0: 10}', '--gin.MAX_NEW_TOKENS=2')
+  assert all(each.startswith(prefix) and words.encode(each)[2] == 10 for each in forced)
+  plain = answers('--gin.MIN_NEW_TOKENS=6')
+  assert all(len(words.encode(each)) <= 7 for each in plain)
+  banned = sorted({token for each in plain for token in words.encode(each)})[:3]
+  others = answers('--gin.MIN_NEW_TOKENS=6', f'--gin.BANNED={banned}')
+  assert not any(set(words.encode(each)) & set(banned) for each in others)
+  for changed in ('--gin.NO_REPEAT_NGRAM_SIZE=1', '--gin.REPETITION_PENALTY=9.0'):
+    assert answers('--gin.MIN_NEW_TOKENS=6', changed) != plain
+  own = answers('--gin.LOGITS_TRANSFORMS=[@my_transforms.pieces, @my_transforms.first_is]')
+  assert words.decode([7]) and all(each.startswith(words.decode([7])) for each in own)
+
+
 def test_infer_in_another_dtype(run, capfd, monkeypatch):
   give_input(monkeypatch, b'a fish')
   arguments = ['--gin.DTYPE=bfloat16', '--gin.BATCH_SIZE=8']
@@ -200,6 +279,9 @@ def test_infer_in_another_dtype(run, capfd, monkeypatch):
     (['infer', '--gin.INPUT={empty}/nothing.txt'], 'nothing.txt: No such file'),
     (['infer', '--gin.INPUT={latin}'], 'line 2 of'),
     (['infer', '--gin.INPUT=x', '--gin.MIXTURE_OR_TASK_NAME=y'], 'exclude each other'),
+    (['infer', '--gin.NUM_ANSWERS=2'], 'num_answers=2 needs num_beams=2 or more'),
+    (['infer', '--gin.BANNED=[99999]'], 'banned=99999 is no text and no token ids'),
+    (['infer', "--gin.ALLOWED=['a b c d e f g h']"], 'tokens, but answers have at most'),
     (['infer', '--gin.INPUT={text}', '--gin.OUTPUT={empty}'], 'cannot write OUTPUT='),
   ],
 )

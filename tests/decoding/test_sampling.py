@@ -1,213 +1,98 @@
-"""Greedy decoding and scoring against T5X, against no cache, and on a mesh."""
+"""Sampling: as a distribution, and that it can be repeated."""
 
-import dataclasses
 import functools
-import json
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 import tiny
-from flax import traverse_util
 
-from t5x_lite import sharding
-from t5x_lite.decoding import sampling, scoring
-from t5x_lite.models import architectures, stacking
-from t5x_lite.models.config import T5Config
+from t5x_lite.decoding import logits, loop, sampling
 
-TINY = tiny.config(num_heads=4, num_encoder_layers=2, num_decoder_layers=2)
-INPUTS = np.array([[5, 9, 1, 0], [7, 1, 0, 0], [3, 30, 4, 1], [0, 0, 0, 0]] * 2, np.int32)
+CONFIG = tiny.config(num_heads=4)
+INPUTS = np.array([[5, 9, 1, 0], [7, 1, 0, 0], [3, 30, 4, 1], [8, 8, 1, 0]], np.int32)
 
 
-@pytest.fixture(scope='module')
-def golden(shared_data):
-  """Configuration, parameters and expectations of the model that T5X trained to reverse."""
-  folder = shared_data / 'golden' / 't5x_train'
-  expected = json.loads((folder / 'expected.json').read_text())
-  with np.load(folder / 'reverse.params.npz') as arrays:
-    params = traverse_util.unflatten_dict(dict(arrays), sep='/')
-  return T5Config(**expected['config']), params, expected['decoding']
+@functools.cache
+def decoder(strategy, max_length):
+  def jitted(params, inputs, row_numbers):
+    return loop.decode(
+      CONFIG, params, inputs, strategy, max_length=max_length, row_numbers=row_numbers
+    )
+
+  return jax.jit(jitted)
 
 
-def random_params(config, seed=0):
-  """Parameters that are no model's, but let some rows end early."""
-  tokens = np.ones((1, 2), np.int32)
-  features = ('encoder_input_tokens', 'decoder_input_tokens', 'decoder_target_tokens')
-  init = functools.partial(architectures.create(config).init, jax.random.key(0))
-  shapes = nn.meta.unbox(jax.eval_shape(init, dict.fromkeys(features, tokens))['params'])
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.5, x.shape), jnp.float32), shapes)
+def decode(inputs, strategy, max_length=6, first_row=0):
+  row_numbers = first_row + np.arange(len(inputs))
+  decoded = decoder(strategy, max_length)(tiny.params(CONFIG), inputs, row_numbers)
+  return jax.tree.map(np.asarray, decoded)
 
 
-def greedy(config, params, inputs, max_length):
-  decode = jax.jit(functools.partial(sampling.greedy, config, max_length=max_length))
-  return decode(params, inputs)
+@pytest.mark.parametrize('vocab_size', [5, 128, 1000])
+def test_draws_are_distributed_as_the_softmax(vocab_size):
+  rng = np.random.default_rng(vocab_size)
+  values = rng.normal(0, 2, vocab_size).astype(np.float32)
+  values[rng.integers(0, vocab_size, vocab_size // 4)] = -np.inf
+  number = 200_000
+  uniform = rng.random((number, 1), np.float32)
+  drawn = jax.jit(sampling.draw)(np.broadcast_to(values, (number, vocab_size)), uniform)
+  counts = np.bincount(drawn, minlength=vocab_size)
+  expected = number * np.asarray(jax.nn.softmax(values))
+  assert not counts[expected == 0].any()
+  often = expected > 5
+  rest = expected[~often].sum()
+  observed = [*counts[often], *([counts[~often].sum()] if rest else [])]
+  wanted = [*expected[often], *([rest] if rest else [])]
+  assert scipy.stats.chisquare(observed, wanted, sum_check=False).pvalue > 1e-3
 
 
-def greedy_without_cache(config, params, inputs, max_length):
-  """Greedy decoding that runs the whole decoder anew for every token."""
-  model = architectures.create(config)
-  tokens = np.zeros((len(inputs), max_length), np.int32)
-  scores = np.zeros(len(inputs))
-  finished = (inputs == 0).all(axis=1)
-
-  @jax.jit
-  def log_probs(params, tokens):
-    batch = {
-      'encoder_input_tokens': inputs,
-      'decoder_input_tokens': jnp.pad(tokens[:, :-1], ((0, 0), (1, 0))),
-      'decoder_target_tokens': jnp.ones_like(tokens),
-    }
-    return jax.nn.log_softmax(model.apply({'params': params}, batch))
-
-  for i in range(max_length):
-    now = np.asarray(log_probs(params, tokens))[:, i]
-    chosen = now.argmax(axis=-1)
-    tokens[:, i] = np.where(finished, 0, chosen)
-    scores += np.where(finished, 0, now.max(axis=-1))
-    finished |= chosen == sampling.EOS_ID
-  return tokens, scores
+def test_a_draw_is_a_token_that_can_be_at_the_ends_of_the_interval():
+  values = np.full((1, 300), -np.inf, np.float32)
+  values[0, [7, 130, 299]] = (1.0, 0.5, -2.0)
+  for uniform, expected in ((0.0, 7), (np.nextafter(np.float32(1), np.float32(0)), 299)):
+    assert sampling.draw(values, np.full((1, 1), uniform, np.float32)) == expected
+  values[0, 299] = -np.inf
+  last = np.full((1, 1), np.nextafter(np.float32(1), np.float32(0)))
+  assert sampling.draw(values, last) == 130
 
 
-@pytest.mark.parametrize('scan_layers', [False, True])
-def test_greedy_decoding_repeats_the_sequences_of_t5x(golden, scan_layers):
-  config, params, expected = golden
-  config = dataclasses.replace(config, scan_layers=scan_layers)
-  params = stacking.stack_layers(params) if scan_layers else params
-  inputs = np.array(expected['encoder_input_tokens'], np.int32)
-  decoded = greedy(config, params, inputs, expected['max_decode_len'])
-  np.testing.assert_array_equal(decoded.tokens, expected['greedy']['sequences'])
-  # T5X reports scores of a beam only: divided by ((5 + length) / 6)**0.6 where it ended in EOS.
-  lengths = np.sum(np.asarray(decoded.tokens) > 0, axis=1)
-  ended = np.any(np.asarray(decoded.tokens) == sampling.EOS_ID, axis=1)
-  brevity = np.where(ended, ((5 + lengths) / 6) ** 0.6, 1)
-  beam = np.array(expected['beam1_alpha0.6']['scores'])[:, 0]
-  np.testing.assert_allclose(decoded.scores / brevity, beam, rtol=1e-5)
+def test_the_first_tokens_of_many_samples_are_distributed_as_the_filtered_softmax():
+  number, temperature, filters = 4000, 1.7, (logits.TopK(9), logits.TopP(0.8))
+  greedy = decode(INPUTS[:1], sampling.Sampling(), 1)
+  strategy = sampling.Sampling(temperature, filters, samples=number)
+  drawn = decode(INPUTS[:1], strategy, 1)
+  # The score of each token is the model's log-probability, which gives the logits back.
+  counts = np.bincount(drawn.tokens[0, :, 0], minlength=CONFIG.vocab_size)
+  seen = {t: s for t, s in zip(drawn.tokens[0, :, 0], drawn.token_scores[0, :, 0], strict=True)}
+  assert greedy.tokens[0, 0, 0] in seen and greedy.scores[0, 0] == pytest.approx(max(seen.values()))
+  scores = np.array([seen[t] for t in sorted(seen)], np.float64) / temperature
+  expected = np.exp(scores) / np.exp(scores).sum()
+  assert 1 < len(seen) <= 9
+  observed = counts[sorted(seen)]
+  assert scipy.stats.chisquare(observed, number * expected, sum_check=False).pvalue > 1e-3
 
 
-def test_scores_of_given_targets_repeat_those_of_t5x(golden):
-  config, params, expected = golden
-  targets = np.array(expected['score']['decoder_target_tokens'], np.int32)
-  batch = {
-    'encoder_input_tokens': np.array(expected['encoder_input_tokens'], np.int32),
-    'decoder_input_tokens': np.pad(targets[:, :-1], ((0, 0), (1, 0))),
-    'decoder_target_tokens': targets,
-    'decoder_loss_weights': (targets > 0).astype(np.int32),
-  }
-  model = architectures.create(dataclasses.replace(config, scan_layers=False))
-  sums = jax.jit(functools.partial(scoring.row_sums, model))(params, batch)
-  np.testing.assert_allclose(
-    scoring.log_probs(sums), expected['score']['sequence_scores'], rtol=1e-5
-  )
+def test_samples_depend_on_the_seed_and_on_the_number_of_the_row_alone():
+  strategy = sampling.Sampling(1.0, samples=3, seed=5)
+  whole = decode(INPUTS, strategy)
+  alone = [decode(INPUTS[i : i + 1], strategy, first_row=i) for i in range(4)]
+  for i, each in enumerate(alone):
+    np.testing.assert_array_equal(each.tokens[0], whole.tokens[i])
+  other_seed = decode(INPUTS, sampling.Sampling(1.0, samples=3, seed=6))
+  other_numbers = decode(INPUTS, strategy, first_row=4)
+  for other in (other_seed, other_numbers):
+    assert (other.tokens != whole.tokens).any(axis=(1, 2)).all()
+  # The samples of an input are not each other's copies.
+  assert len({tokens.tobytes() for tokens in whole.tokens.reshape(12, -1)}) == 12
 
 
-@pytest.mark.parametrize('scan_layers, tied', [(False, True), (True, False)])
-def test_decoding_with_and_without_the_cache_agrees(scan_layers, tied):
-  config = dataclasses.replace(TINY, scan_layers=scan_layers, logits_via_embedding=tied)
-  params = random_params(config)
-  decoded = greedy(config, params, INPUTS, 12)
-  tokens, scores = greedy_without_cache(config, params, INPUTS, 12)
-  np.testing.assert_array_equal(decoded.tokens, tokens)
-  np.testing.assert_allclose(decoded.scores, scores, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize('architecture', ['language_model', 'prefix_language_model'])
-def test_a_language_model_decodes_each_row_as_if_alone_and_without_the_cache(architecture):
-  config = dataclasses.replace(
-    TINY, architecture=architecture, num_encoder_layers=0, position_scheme='rotary'
-  )
-  params = random_params(config)
-  model = architectures.create(config)
-  together = greedy(config, params, INPUTS[:4], 6)
-
-  @jax.jit
-  def log_probs(batch):
-    return jax.nn.log_softmax(model.apply({'params': params}, batch))
-
-  for row in (0, 1, 2):
-    inputs = INPUTS[row][INPUTS[row] > 0].tolist()
-    whole, score = list(inputs), 0.0
-    while len(whole) < len(inputs) + 6 and (whole == inputs or whole[-1] != sampling.EOS_ID):
-      batch = {name: np.zeros((1, 10), np.int32) for name in ('target_tokens', 'input_tokens')}
-      batch['target_tokens'][0, : len(whole) + 1] = 1
-      batch['input_tokens'][0, 1 : len(whole) + 1] = whole
-      batch = {f'decoder_{name}': x for name, x in batch.items()}
-      batch['decoder_causal_attention'] = (np.arange(10) <= len(inputs)).astype(np.int32)[None]
-      now = np.asarray(log_probs(batch))[0, len(whole)]
-      whole.append(int(now.argmax()))
-      score += now.max()
-    decoded = whole[len(inputs) :]
-    np.testing.assert_array_equal(together.tokens[row, : len(decoded)], decoded)
-    np.testing.assert_allclose(together.scores[row], score, rtol=1e-5)
-  assert not np.any(together.tokens[3])
-
-
-def test_score_of_what_was_decoded_is_its_score(golden):
-  config, params, expected = golden
-  config = dataclasses.replace(config, scan_layers=False)
-  inputs = np.array(expected['encoder_input_tokens'], np.int32)
-  decoded = greedy(config, params, inputs, 16)
-  tokens = np.asarray(decoded.tokens)
-  batch = {
-    'encoder_input_tokens': inputs,
-    'decoder_input_tokens': np.pad(tokens[:, :-1], ((0, 0), (1, 0))),
-    'decoder_target_tokens': tokens,
-    'decoder_loss_weights': (tokens > 0).astype(np.int32),
-  }
-  sums = jax.jit(functools.partial(scoring.row_sums, architectures.create(config)))(params, batch)
-  np.testing.assert_allclose(decoded.scores, scoring.log_probs(sums), rtol=1e-5)
-
-
-def test_a_row_that_does_not_end_is_cut_at_the_most_tokens(golden):
-  config, params, expected = golden
-  inputs = np.array(expected['encoder_input_tokens'], np.int32)
-  config = dataclasses.replace(config, scan_layers=False)
-  tokens = greedy(config, params, inputs, 2).tokens
-  np.testing.assert_array_equal(tokens, np.array(expected['greedy']['sequences'])[:, :2])
-
-
-def test_rows_without_input_decode_to_nothing_and_do_not_keep_the_loop_going():
-  params = random_params(TINY)
-  inputs = np.zeros((2, 4), np.int32)
-  decoded = greedy(TINY, params, inputs, 1000)
-  assert not np.any(decoded.tokens)
-  assert not np.any(decoded.scores)
-
-
-def test_bfloat16_parameters_are_cast_once_without_changing_anything(monkeypatch):
-  config = dataclasses.replace(TINY, dtype='bfloat16')
-  params = random_params(config)
-  once = greedy(config, params, INPUTS, 8)
-  monkeypatch.setattr(sampling, '_cast_once', lambda params, dtype: params)
-  each_step = greedy(config, params, INPUTS, 8)
-  np.testing.assert_array_equal(once.tokens, each_step.tokens)
-  np.testing.assert_array_equal(once.scores, each_step.scores)
-
-
-PREFIX_LM = dataclasses.replace(
-  TINY,
-  architecture='prefix_language_model',
-  num_encoder_layers=0,
-  position_scheme='learned',
-  max_position_embeddings=16,
-)
-
-
-@pytest.mark.parametrize(
-  'config, ici',
-  [(TINY, (8, 1, 1)), (TINY, (1, 8, 1)), (TINY, (2, 2, 2)), (PREFIX_LM, (2, 2, 2))],
-)
-def test_decoding_on_eight_devices_agrees_with_one(config, ici):
-  if jax.device_count() < 8:
-    pytest.skip('needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8')
-  params = random_params(config)
-  alone = greedy(config, params, INPUTS, 12)
-  mesh_config = sharding.MeshConfig(ici=ici)
-  mesh = sharding.make_mesh(mesh_config)
-  with sharding.activate(mesh, mesh_config.rules):
-    inputs = jax.device_put(INPUTS, sharding.batch_sharding(mesh))
-    together = greedy(config, params, inputs, 12)
-  np.testing.assert_array_equal(alone.tokens, together.tokens)
-  np.testing.assert_allclose(alone.scores, together.scores, rtol=1e-5)
+def test_the_most_probable_sample_comes_first_and_low_temperatures_are_greedy():
+  samples = decode(INPUTS, sampling.Sampling(1.5, samples=5))
+  np.testing.assert_allclose(samples.scores, samples.token_scores.sum(axis=-1), rtol=1e-6)
+  assert (np.diff(samples.scores, axis=1) <= 0).all()
+  cold = decode(INPUTS, sampling.Sampling(1e-4, samples=2))
+  greedy = decode(INPUTS, sampling.Sampling())
+  for i in range(2):
+    np.testing.assert_array_equal(cold.tokens[:, i], greedy.tokens[:, 0])

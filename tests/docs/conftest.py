@@ -23,6 +23,7 @@ FILES = {
   'my_mixture.py': ('docs/tasks.md', 0),
   'my_labels.py': ('docs/tasks.md', 1),
   'my_cached_text.py': ('docs/caching.md', 0),
+  'my_logits.py': ('docs/inference.md', 0),
 }
 
 

@@ -1,7 +1,6 @@
 """LoRA, (IA)^3 and the soft prompt: what they compute, and how they merge."""
 
 import dataclasses
-import functools
 import json
 
 import flax.linen as nn
@@ -14,7 +13,7 @@ from flax import traverse_util
 
 from t5x_lite import errors
 from t5x_lite.checkpoints import foreign, merging
-from t5x_lite.decoding import sampling
+from t5x_lite.decoding import loop, sampling
 from t5x_lite.models import adapters, encoder_decoder, layers, stacking
 from t5x_lite.models.config import IA3, LoRA, Prompt, T5Config
 
@@ -51,9 +50,12 @@ def logits(config, params, inputs=INPUTS):
   return np.asarray(apply({'params': params}, features(inputs)))
 
 
-def greedy(config, params):
-  decode = jax.jit(functools.partial(sampling.greedy, config, max_length=5))
-  return decode(params, INPUTS)
+def greedy(config, params, inputs=INPUTS):
+  def decode(params):
+    decoded = loop.decode(config, params, inputs, sampling.Sampling(), max_length=5)
+    return jax.tree.map(lambda x: x[:, 0], decoded)
+
+  return jax.jit(decode)(params)
 
 
 @pytest.fixture(scope='module')
@@ -167,8 +169,7 @@ def test_a_prompt_of_rows_of_the_embedding_is_the_tokens_of_these_rows(base):
 
   nested = traverse_util.unflatten_dict(params, sep='/')
   decoded = greedy(prompted, nested)
-  decode = jax.jit(functools.partial(sampling.greedy, plain, max_length=5))
-  expected = decode(traverse_util.unflatten_dict(base, sep='/'), spelled)
+  expected = greedy(plain, traverse_util.unflatten_dict(base, sep='/'), spelled)
   np.testing.assert_array_equal(decoded.tokens, expected.tokens)
   np.testing.assert_allclose(decoded.scores, expected.scores, rtol=1e-5)
 

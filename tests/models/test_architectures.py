@@ -112,8 +112,8 @@ def test_decoding_with_the_cache_gives_the_logits_of_teacher_forcing(architectur
     decoded = []
     for i in range(steps):
       logits, cache = model.apply({'params': params}, token, cache, i, method='decode_step')
-      decoded.append(logits)
-      token = targets[:, i]
+      decoded.append(logits[:, 0])
+      token = targets[:, i : i + 1]
     return whole, jnp.stack(decoded, axis=1)
 
   whole, decoded = both(params)

@@ -118,22 +118,31 @@ def test_bfloat16_activations_keep_float32_logits_and_softmax(arrays):
   assert logits.outvars[0].aval.dtype == jnp.float32
 
 
-def test_cached_attention_writes_one_position_and_leaves_the_rest():
+def test_a_cache_has_the_tokens_of_all_beams_and_leaves_other_slots():
+  rng = np.random.default_rng(0)
+  shape = (3, 2, 4, 5)  # Rows, beams, heads, features.
+  empty = attention.KeyValues(*(np.full((3, 6 * 2, 4, 5), 7, np.float32),) * 2)
+  token = attention.KeyValues(*rng.normal(size=(2, *shape)).astype(np.float32))
+  cache = jax.jit(lambda slot: attention.CachedKeyValues.of(empty).with_token(token, slot))(2)
+  for got, new in (
+    (jnp.moveaxis(cache.key, 3, 1), token.key),
+    (cache.value.swapaxes(1, 2), token.value),
+  ):
+    np.testing.assert_array_equal(got[:, 4:6], new)
+    np.testing.assert_array_equal(np.delete(got, (4, 5), axis=1), 7)
+
+
+def test_cached_attention_is_that_to_whole_sequences():
   module = attention.MultiHeadAttention(
     num_heads=2, head_dim=3, emb_dim=4, dropout_rate=0.0, dtype=jnp.float32
   )
-  x = np.array([[[1.0, -2.0, 3.0, 0.5]]])
-  empty = np.full((1, 5, 2, 3), 7, np.float32)
-  cache = attention.KeyValues(empty, empty)
-
-  @jax.jit
-  def write_at_two():
-    variables = module.init(jax.random.key(1), x, cache, 2, method='attend_cached')
-    _, written = module.apply(variables, x, cache, 2, method='attend_cached')
-    return written, module.apply(variables, x, method='project_keys_values')
-
-  written, new = write_at_two()
-  for name in ('key', 'value'):
-    array = getattr(written, name)
-    np.testing.assert_array_equal(array[:, 2], getattr(new, name)[:, 0])
-    np.testing.assert_array_equal(np.delete(array, 2, axis=1), 7)
+  rng = np.random.default_rng(0)
+  source, x = (rng.normal(size=(2, length, 4)).astype(np.float32) for length in (5, 3))
+  mask = rng.random((2, 1, 3, 5)) > 0.3
+  bias = rng.normal(size=(1, 2, 1, 5)).astype(np.float32)
+  variables = module.init(jax.random.key(1), x, source)
+  expected = module.apply(variables, x, source, mask=mask, bias=jnp.tile(bias, (1, 1, 3, 1)))
+  keys_values = module.apply(variables, source, method='project_keys_values')
+  cached = attention.CachedKeyValues.of(keys_values)
+  got = module.apply(variables, x, cached, mask=mask, bias=bias, method='attend_cached')
+  np.testing.assert_allclose(got, expected, atol=1e-6)

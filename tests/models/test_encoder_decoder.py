@@ -227,6 +227,6 @@ def test_decoding_token_by_token_gives_the_logits_of_teacher_forcing(changes):
 
   _, cache = start(batch['encoder_input_tokens'])
   for i in range(6):
-    logits, cache = advance(batch['decoder_input_tokens'][:, i], cache, i)
+    logits, cache = advance(batch['decoder_input_tokens'][:, i : i + 1], cache, i)
     assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, whole[:, i], atol=3e-6)
+    np.testing.assert_allclose(logits[:, 0], whole[:, i], atol=3e-6)
