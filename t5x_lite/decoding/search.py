@@ -10,6 +10,8 @@ from t5x_lite.decoding import loop
 
 # The score of a beam that is not there: lower than that of any other, and not banned.
 _ABSENT = -1e7
+# Values of which `top_k` looks at the highest first.
+_BLOCK = 128
 
 LENGTH_PENALTIES = ('brevity', 'length')
 
@@ -119,7 +121,7 @@ class BeamSearch:
     # Twice as many as beams: if all of these end, there are as many to go on.
     num_candidates = 2 * size
     num_tokens = min(num_candidates, scores.shape[-1])
-    of_beam, token = jax.lax.top_k(scores, num_tokens)  # [batch, beams, tokens]
+    of_beam, token = top_k(scores, num_tokens)  # [batch, beams, tokens]
     of_beam = (live.scores[..., None] + of_beam).reshape(len(token), -1)
     scores, candidate = jax.lax.top_k(of_beam, num_candidates)  # [batch, candidates]
     parent = candidate // num_tokens
@@ -180,6 +182,25 @@ class BeamSearch:
     beams = jax.tree.map(lambda *each: jnp.concatenate(each, axis=1), *groups)
     beams, _ = beams.best(jnp.where(beams.scores > _ABSENT, beams.scores, -jnp.inf), self.beams)
     return loop.Decoded(beams.tokens, beams.scores, beams.token_scores)
+
+
+def top_k(values, k):
+  """Returns what `jax.lax.top_k` does of [..., vocab], without sorting through all of it.
+
+  The k highest values are in those k blocks whose highest values are the highest.
+  """
+  num_blocks = -(-values.shape[-1] // _BLOCK)
+  if num_blocks <= k:
+    return jax.lax.top_k(values, k)
+  room = [(0, 0)] * (values.ndim - 1) + [(0, num_blocks * _BLOCK - values.shape[-1])]
+  blocks = jnp.pad(values, room, constant_values=-jnp.inf)
+  blocks = blocks.reshape(*values.shape[:-1], num_blocks, _BLOCK)
+  _, of_block = jax.lax.top_k(jnp.max(blocks, axis=-1), k)
+  of_block = jnp.sort(of_block, axis=-1)  # Of equal values the first is to stay the first.
+  candidates = jnp.take_along_axis(blocks, of_block[..., None], axis=-2)  # [..., k, block]
+  highest, place = jax.lax.top_k(candidates.reshape(*values.shape[:-1], k * _BLOCK), k)
+  block = jnp.take_along_axis(of_block, place // _BLOCK, axis=-1)
+  return highest, block * _BLOCK + place % _BLOCK
 
 
 def _counts(tokens, logits_shape):

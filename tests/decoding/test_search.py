@@ -174,6 +174,19 @@ def test_with_beams_for_all_beginnings_the_answers_are_the_best_there_are():
 # --- What else is to hold ---
 
 
+@pytest.mark.parametrize('vocab_size', [7, 128, 1000, 32128])
+@pytest.mark.parametrize('k', [1, 2, 7])
+def test_the_highest_values_are_found_block_by_block_as_by_sorting(vocab_size, k):
+  rng = np.random.default_rng(0)
+  values = rng.normal(size=(2, 3, vocab_size)).astype(np.float32)
+  values[0] = np.round(values[0])  # Many are equal.
+  values[1, 0, 4:] = -np.inf
+  for found, expected in zip(
+    jax.jit(search.top_k, static_argnums=1)(values, k), jax.lax.top_k(values, k), strict=True
+  ):
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_of_one_beam_the_tokens_are_the_greedy_ones():
   config = tiny.config(num_heads=4)
   params = tiny.params(config)
