@@ -17,7 +17,7 @@ LEVELS = (
   ('annotations', 'choices', 'errors', 'modules'),
   ('models', 'losses', 'sharding'),
   ('training', 'evaluation', 'decoding', 'checkpoints', 'data', 'monitoring'),
-  ('commands', 'configuration', 'tasks', 'gin_configs'),
+  ('commands', 'configuration', 'tasks', 'gin_configs', 'api'),
   ('cli',),
   ('__main__',),
 )
@@ -61,7 +61,8 @@ def run_python(program):
 def test_imports_point_one_way(path):
   levels = {name: level for level, names in enumerate(LEVELS) for name in names}
   if room(path) == '__init__':
-    assert not imported_modules(path)
+    statements = ast.parse(path.read_text(encoding='utf-8')).body
+    assert not [each for each in statements if isinstance(each, (ast.Import, ast.ImportFrom))]
     return
   for name in imported_modules(path):
     if name.startswith('t5x_lite.'):

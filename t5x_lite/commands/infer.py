@@ -88,12 +88,7 @@ def infer(
       f"CHECKPOINT={checkpoint!r} is for `t5x-lite eval`: give 'latest' or a step"
     )
   opened = runs.open_run(model_dir, checkpoint, dtype=dtype, base_path=base_checkpoint_path)
-  lengths = task_feature_lengths or opened.task_feature_lengths
-  if 'inputs' not in lengths:
-    raise errors.UserError(
-      f'the run was trained on {opened.mixture_or_task_name!r} without inputs: say how long they may '
-      "be, --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 64, 'targets': 64}\""
-    )
+  lengths = opened.lengths(task_feature_lengths)
   vocabulary = opened.load_vocabulary()
   decoder = decoding.resolve(vocabulary, lengths['targets'])
   interactive = False

@@ -176,7 +176,11 @@ def feature_converter(has_encoder: bool, *, pack: bool) -> seqio.FeatureConverte
 
 
 def inputs_of(batch: Batch, inputs_length: int) -> np.ndarray:
-  """The inputs alone, int32 [batch, inputs_length], of a batch that was not packed."""
+  """The inputs alone, int32 [batch, inputs_length]; a UserError if several examples share a row."""
+  if 'decoder_segment_ids' in batch:
+    raise errors.UserError(
+      'answers are decoded for one example a row, but these are packed: give pack=False'
+    )
   if 'encoder_input_tokens' in batch:
     return batch['encoder_input_tokens']
   # Position i reads token i - 1, and the last position that is marked reads the last input.
@@ -184,26 +188,30 @@ def inputs_of(batch: Batch, inputs_length: int) -> np.ndarray:
   return batch['decoder_target_tokens'][:, :inputs_length] * is_input
 
 
-def with_targets(batch: Batch, tokens: np.ndarray, inputs_length: int) -> Batch:
-  """The same inputs with other targets, in a batch that was not packed.
+def of_tokens(inputs: np.ndarray, targets: np.ndarray, has_encoder: bool) -> Batch:
+  """Makes a batch, not packed, of which each row has one example.
 
   Args:
-    batch: features; a row without inputs fills the batch up, and stays empty.
-    tokens: int32 [targets_length], of all rows; 0 is padding.
-    inputs_length: length of the inputs.
+    inputs: int32 [batch, inputs_length]; 0 is padding, after a row's tokens.
+    targets: int32 [batch, targets_length], likewise.
+    has_encoder: whether the model has one, see `T5Config.has_encoder`.
+
+  Returns:
+    The features that the converter of such models gives, but for those of packing.
   """
-  targets = np.zeros_like(batch['decoder_target_tokens'])
-  weights = np.zeros_like(batch['decoder_loss_weights'])
-  has_encoder = 'encoder_input_tokens' in batch
-  length = np.count_nonzero(tokens)
-  for i in np.flatnonzero(np.any(batch['decoder_loss_weights'], axis=1)):
-    start = 0
-    if not has_encoder:
-      inputs = inputs_of({name: x[i : i + 1] for name, x in batch.items()}, inputs_length)[0]
-      start = np.count_nonzero(inputs)
-      targets[i, :start] = inputs[:start]
-    targets[i, start : start + length] = tokens[:length]
-    weights[i, start : start + length] = 1
+  batch = {}
+  weights = (targets > 0).astype(np.int32)
+  if has_encoder:
+    batch['encoder_input_tokens'] = inputs
+  else:
+    # Targets come right after a row's inputs.
+    column = np.arange(inputs.shape[1] + targets.shape[1])
+    place = column - np.count_nonzero(inputs, axis=1)[:, None]
+    padded = np.pad(np.concatenate([inputs, targets], axis=1), [(0, 0), (0, 1)])
+    of_targets = np.where(place < targets.shape[1], inputs.shape[1] + place, column.size)
+    targets = np.take_along_axis(padded, np.where(place < 0, column, of_targets), axis=1)
+    weights = ((place >= 0) & (targets > 0)).astype(np.int32)
+    batch['decoder_causal_attention'] = ((place <= 0) & (targets > 0)).astype(np.int32)
   return batch | {
     'decoder_target_tokens': targets,
     'decoder_input_tokens': np.pad(targets, [(0, 0), (1, 0)])[:, :-1],

@@ -39,10 +39,12 @@ class Strategy(Protocol):
   Attributes:
     samples: answers that go on by themselves.
     beams: answers that may go on from each other. One of both is 1, the other is the `width`.
+    eos_id: the token that ends an answer.
   """
 
   samples: int
   beams: int
+  eos_id: int
 
   def start(self, batch_size: int, max_length: int, is_empty: jax.Array):
     """Returns the state before the first token; `is_empty` [batch] are rows that fill up a batch."""
@@ -99,7 +101,6 @@ def decode(
   transforms: Sequence[Callable] = (),
   prefix=None,
   row_numbers=None,
-  eos_id: int = EOS_ID,
 ) -> Decoded:
   """Decodes answers to a batch of inputs.
 
@@ -116,7 +117,6 @@ def decode(
     prefix: int32 [batch, prefix_length], tokens with which the answers begin; 0 is padding, after a row's. None for
       none.
     row_numbers: int32 [batch], see `Step`; None for 0, 1, ...
-    eos_id: the token that ends an answer.
   """
   model, params = architectures.for_decoding(config, params)
   variables = {'params': _cast_once(params, config.dtype)}
@@ -133,7 +133,7 @@ def decode(
   width = strategy.samples * strategy.beams
 
   def transform(state, index, num_new, is_forced, logits):
-    context = logits_lib.Context(strategy.tokens(state), index, num_new, inputs, eos_id)
+    context = logits_lib.Context(strategy.tokens(state), index, num_new, inputs, strategy.eos_id)
     for each in transforms:
       logits = each(logits, context)
     if prefix.shape[1] == max_length:  # No prefix.

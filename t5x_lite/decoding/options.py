@@ -115,12 +115,16 @@ class DecodingConfig:
       raise errors.UserError(
         f'num_beams={self.num_beams} is not divisible by num_beam_groups={self.num_beam_groups}'
       )
-    drawn = {'top_k': 0, 'top_p': 1.0, 'min_p': 0.0}
-    for name, default in drawn.items():
-      if self.temperature == 0 and getattr(self, name) != default:
-        raise errors.UserError(
-          f'{name}={getattr(self, name)} says what to draw from, but temperature=0 draws nothing: give a temperature'
-        )
+    defaults = {field.name: field.default for field in dataclasses.fields(self)}
+    for holds, what, names in (
+      (self.temperature > 0, 'a temperature above 0', ('top_k', 'top_p', 'min_p')),
+      (self.num_beams > 1, 'num_beams above 1', ('alpha', 'length_penalty')),
+      (self.num_beam_groups > 1, 'num_beam_groups above 1', ('diversity_penalty',)),
+    ):
+      for name in names:
+        value = getattr(self, name)
+        if not holds and value != defaults[name]:
+          raise errors.UserError(f'{name}={value!r} does nothing without {what}')
 
   def resolve(self, vocabulary, targets_length: int) -> 'Decoder':
     """Returns what `loop.decode` needs.
@@ -139,7 +143,6 @@ class DecodingConfig:
       prefix=tuple(_tokens('prefix', self.prefix, vocabulary)) if self.prefix else (),
       max_new_tokens=max_new_tokens,
       num_answers=self.num_answers,
-      eos_id=vocabulary.eos_id,
     )
 
   def _strategy(self, eos_id):
@@ -208,7 +211,6 @@ class Decoder:
     prefix: token ids with which all answers begin.
     max_new_tokens: the most tokens, without those of a prefix.
     num_answers: answers to each input that are returned.
-    eos_id: the token that ends an answer.
   """
 
   strategy: loop.Strategy
@@ -216,7 +218,6 @@ class Decoder:
   prefix: tuple[int, ...]
   max_new_tokens: int
   num_answers: int
-  eos_id: int
 
   def decode(self, config, params, inputs, row_numbers, prefix) -> loop.Decoded:
     """Decodes; see `loop.decode` for the arguments. A prefix of the rows comes after that of all."""
@@ -231,7 +232,6 @@ class Decoder:
       transforms=self.transforms,
       prefix=prefix,
       row_numbers=row_numbers,
-      eos_id=self.eos_id,
     )
     return loop.Decoded(
       *(x[:, : self.num_answers] for x in (decoded.tokens, decoded.scores, decoded.token_scores))

@@ -95,7 +95,7 @@ def rank(
   """
   columns = []
   for tokens in labels:
-    relabelled = (data_batches.with_targets(batch, tokens, lengths['inputs']) for batch in batches)
+    relabelled = (_with_targets(batch, tokens, lengths['inputs'], model) for batch in batches)
     columns.append(np.concatenate(list(model.score(params, relabelled))))
   label_scores = np.stack(columns, axis=1)
   best = label_scores.argmax(axis=1)
@@ -104,6 +104,13 @@ def rank(
     scores=np.take_along_axis(label_scores, best[:, None], axis=1)[:, 0],
     label_scores=label_scores,
   )
+
+
+def _with_targets(batch, tokens, inputs_length, model):
+  """The inputs of a batch with other targets; rows that fill it up stay empty."""
+  is_example = np.any(batch['decoder_loss_weights'], axis=1, keepdims=True)
+  inputs = data_batches.inputs_of(batch, inputs_length)
+  return data_batches.of_tokens(inputs, tokens * is_example, model.config.has_encoder)
 
 
 def labels_of(task) -> Sequence[str] | None:

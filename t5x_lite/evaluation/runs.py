@@ -49,6 +49,20 @@ class Run:
     """Returns the `seqio.Vocabulary` that the run keeps in its folder."""
     return vocabulary.load(self.folder / 'vocabulary')
 
+  def lengths(self, given: Mapping[str, int] | None = None) -> Mapping[str, int]:
+    """Returns the most tokens of 'inputs' and 'targets': those given, or those of training.
+
+    Raises:
+      UserError: there are none for inputs.
+    """
+    lengths = given or self.task_feature_lengths
+    if 'inputs' not in lengths:
+      raise errors.UserError(
+        f'the run was trained on {self.mixture_or_task_name!r} without inputs: say how long '
+        "they may be, --gin.TASK_FEATURE_LENGTHS=\"{'inputs': 64, 'targets': 64}\""
+      )
+    return lengths
+
   def find_tasks(self, names: str | Sequence[str] | None = None) -> list[str]:
     """Returns the names of registered tasks or mixtures, whose vocabulary is the run's.
 

@@ -19,7 +19,7 @@ def test_by_default_it_is_greedy():
   decoder = resolve()
   assert decoder.strategy == sampling.Sampling()
   assert decoder.transforms == () and decoder.prefix == ()
-  assert (decoder.max_new_tokens, decoder.num_answers, decoder.eos_id) == (16, 1, 1)
+  assert (decoder.max_new_tokens, decoder.num_answers) == (16, 1)
 
 
 def test_beams_and_samples_get_what_is_theirs():
@@ -76,7 +76,9 @@ def test_texts_become_tokens():
     ({'num_beams': 2, 'num_answers': 3}, 'num_answers=3 are more than num_beams=2'),
     ({'num_answers': 3}, 'num_answers=3 needs num_beams=3 or more, or a temperature above 0'),
     ({'num_beams': 4, 'num_beam_groups': 3}, 'num_beams=4 is not divisible by num_beam_groups=3'),
-    ({'top_k': 5}, 'top_k=5 says what to draw from, but temperature=0 draws nothing'),
+    ({'top_k': 5}, 'top_k=5 does nothing without a temperature above 0'),
+    ({'alpha': 1.0}, 'alpha=1.0 does nothing without num_beams above 1'),
+    ({'num_beams': 2, 'diversity_penalty': 1.0}, 'does nothing without num_beam_groups above 1'),
     ({'banned': [400]}, 'banned=400 is no text and no token ids, which are 0 to 358'),
     ({'banned': ['']}, "banned='' has no tokens"),
     ({'forced': {0: 'ab'}}, "forced='ab' at position 0 is 2 tokens"),
