@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from t5x_lite import sharding
 from t5x_lite.decoding import logits as logits_lib
-from t5x_lite.models import architectures, decoder
+from t5x_lite.models import architectures, beams
 
 EOS_ID = 1
 
@@ -162,7 +162,7 @@ def decode(
     )
     state, chosen, parents = strategy.advance(state, logits, step)
     if strategy.beams > 1:
-      cache = decoder.of_parents(cache, parents)
+      cache = beams.of_parents(cache, parents)
     return index + 1, chosen.reshape(token.shape), cache, state
 
   is_empty = jnp.all(inputs == 0, axis=1)

@@ -108,12 +108,11 @@ class CachedKeyValues:
 
   @classmethod
   def of(cls, keys_values):
-    """Reorders `KeyValues`, of which each row is one beam."""
+    """Reorders `KeyValues`, the length of which are the slots."""
     return cls(jnp.moveaxis(keys_values.key, 1, 3), jnp.moveaxis(keys_values.value, 1, 2))
 
   def with_token(self, keys_values, slot):
     """Writes the `KeyValues` of a token of each beam, [rows, beams, heads, head_dim], into a slot."""
-
     token = CachedKeyValues.of(keys_values)
     first = slot * keys_values.key.shape[1]
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.models import attention, decoder, layers
+from t5x_lite.models import beams as beams_lib
 from t5x_lite.models.config import START_ID, T5Config
 
 
@@ -23,7 +24,7 @@ class Cache:
   Attributes:
     layers: a `decoder.LayerCache` each.
     first_slot: int32 [rows], the slot of a row's start token.
-    ancestors: see `decoder.beam_mask`.
+    ancestors: see `models.beams`.
     inputs_length: slots before that of the last input.
   """
 
@@ -90,7 +91,7 @@ class LanguageModel(nn.Module):
     token, first_slot, caches = jax.tree.map(
       lambda x: jnp.repeat(x, samples, axis=0), (tokens[:, -1:], first_slot, caches)
     )
-    ancestors = decoder.first_ancestors(batch_size * samples, beams, num_slots)
+    ancestors = beams_lib.first_ancestors(batch_size * samples, beams, num_slots)
     return jnp.repeat(token, beams, axis=1), Cache(caches, first_slot, ancestors, inputs_length)
 
   def decode_step(self, tokens, cache, index):
@@ -99,13 +100,13 @@ class LanguageModel(nn.Module):
     position = (slot - cache.first_slot)[:, None]
     slots = jnp.arange(decoder.num_slots_of(cache.layers, tokens.shape[1]))
     visible = (slots <= slot) & (slots >= cache.first_slot[:, None])  # [rows, num_slots]
-    ancestors = decoder.with_own_slot(cache.ancestors, slot)
+    ancestors = beams_lib.with_own_slot(cache.ancestors, slot)
     hidden, caches = self.decoder.step(
       self.token_embedder(tokens),
       cache.layers,
       slot,
       position,
-      decoder.beam_mask(visible, ancestors),
+      beams_lib.mask(visible, ancestors),
     )
     return self.logits(hidden), cache.replace(layers=caches, ancestors=ancestors)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_lite.models import adapters, attention, decoder, layers, positions, stacking
+from t5x_lite.models import beams as beams_lib
 from t5x_lite.models.config import START_ID, T5Config
 
 
@@ -74,7 +75,7 @@ class Cache:
   Attributes:
     layers: a `decoder.LayerCache` each.
     inputs_valid: [batch, inputs_length], which inputs are no padding; with those of a soft prompt.
-    ancestors: see `decoder.beam_mask`.
+    ancestors: see `models.beams`.
   """
 
   layers: list[decoder.LayerCache]
@@ -166,7 +167,7 @@ class T5(nn.Module):
     """
     caches = self.decoder.init_cache(self.encode(inputs), max_length, samples, beams)
     start = jnp.full((inputs.shape[0] * samples, beams), START_ID, jnp.int32)
-    ancestors = decoder.first_ancestors(*start.shape, max_length)
+    ancestors = beams_lib.first_ancestors(*start.shape, max_length)
     return start, Cache(caches, self._encoded_valid(inputs), ancestors)
 
   def decode_step(self, tokens, cache, index):
@@ -181,13 +182,13 @@ class T5(nn.Module):
       (float32 logits [rows, beams, vocab] of the next tokens, the new cache).
     """
     visible = jnp.arange(decoder.num_slots_of(cache.layers, tokens.shape[1])) <= index
-    ancestors = decoder.with_own_slot(cache.ancestors, index)
+    ancestors = beams_lib.with_own_slot(cache.ancestors, index)
     hidden, caches = self.decoder.step(
       self.token_embedder(tokens),
       cache.layers,
       index,
       jnp.full((1, 1), index),
-      decoder.beam_mask(visible[None], ancestors),
+      beams_lib.mask(visible[None], ancestors),
       cache.inputs_valid[:, None, None, :],
     )
     return self.logits(hidden), cache.replace(layers=caches, ancestors=ancestors)
