@@ -336,3 +336,23 @@ def test_a_language_model_may_have_targets_alone_and_learns_all_of_them(text_tas
 def test_examples_that_lack_their_inputs_are_told(text_task, has_encoder, complaint):
   with pytest.raises(errors.UserError, match=complaint):
     batches.train_batches(_config(text_task), has_encoder=has_encoder)
+
+
+def test_a_batch_of_tokens_has_targets_right_after_the_inputs_where_there_is_no_encoder():
+  inputs = np.array([[5, 6, 0], [0, 0, 0], [7, 8, 9]], np.int32)
+  targets = np.array([[3, 1], [0, 0], [1, 0]], np.int32)
+  batch = batches.of_tokens(inputs, targets, has_encoder=False)
+  assert {name: x.tolist() for name, x in batch.items()} == {
+    'decoder_causal_attention': [[1, 1, 1, 0, 0], [0] * 5, [1, 1, 1, 1, 0]],
+    'decoder_target_tokens': [[5, 6, 3, 1, 0], [0] * 5, [7, 8, 9, 1, 0]],
+    'decoder_input_tokens': [[0, 5, 6, 3, 1], [0] * 5, [0, 7, 8, 9, 1]],
+    'decoder_loss_weights': [[0, 0, 1, 1, 0], [0] * 5, [0, 0, 0, 1, 0]],
+  }
+  np.testing.assert_array_equal(batches.inputs_of(batch, 3), inputs)
+
+
+def test_packed_examples_are_not_answered():
+  batch = batches.of_tokens(np.ones((1, 3), np.int32), np.ones((1, 2), np.int32), has_encoder=True)
+  packed = batch | {'decoder_segment_ids': np.ones((1, 2), np.int32)}
+  with pytest.raises(errors.UserError, match='one example a row, but these are packed'):
+    batches.inputs_of(packed, 3)
