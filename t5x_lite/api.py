@@ -92,13 +92,9 @@ class Model:
 
   def _rows(self, texts, name, add_eos):
     """Tokens of texts, int32 [number, length]."""
-    rows = np.zeros((len(texts), self.lengths[name]), np.int32)
-    for row, question in zip(
-      rows, answers.from_lines(texts, self.vocabulary, self.lengths[name], add_eos), strict=True
-    ):
-      if question.tokens is not None:
-        row[: len(question.tokens)] = question.tokens
-    return rows
+    length = self.lengths[name]
+    questions = answers.from_lines(texts, self.vocabulary, length, add_eos)
+    return answers.padded(questions, (len(texts), length))
 
   def evaluate(
     self, task: str | Sequence[str] | None = None, **config

@@ -5,8 +5,9 @@ Answers are JSON lines in the order of the inputs:
   {"inputs": "sst2 sentence: a joy to watch", "prediction": "positive", "score": -0.02}
 
 `score` is the sum of the log-probabilities of the prediction's tokens, or beam search's own. Of
-several answers all are told, the best first. A task's examples have their "targets" too. An empty line is answered by {"inputs": "", "error": "line 3 is empty"}, so
-that answer N always belongs to line N.
+several answers all are told, the best first. A task's examples have their "targets" too. An empty
+line is answered by {"inputs": "", "error": "line 3 is empty"}, so that answer N always belongs to
+line N.
 """
 
 import typing

@@ -129,7 +129,7 @@ def answer(
     def prompts():
       for chunk in chunks:
         waiting.append(chunk)
-        inputs = _pad([question for _, question in chunk], (num_rows, inputs_length))
+        inputs = padded([question for _, question in chunk], (num_rows, inputs_length))
         numbers = np.zeros(num_rows, np.int32)
         numbers[: len(chunk)] = [number for number, _ in chunk]
         yield inference.Prompts(inputs, numbers)
@@ -159,6 +159,8 @@ def _told(tokens, scores, vocabulary):
     for row, score in zip(tokens, scores, strict=True)
     if np.isfinite(score)  # Beam search may find fewer than were asked for.
   ]
+  if not found:
+    return {'error': 'no answer meets all constraints'}
   return found[0] if len(scores) == 1 else {**found[0], 'answers': found}
 
 
@@ -190,10 +192,10 @@ def _chunks(questions, size):
     yield chunk
 
 
-def _pad(chunk, shape):
+def padded(questions: Iterable[Question], shape: tuple[int, int]) -> np.ndarray:
   """Returns the tokens of the questions, int32 of `shape`; a row without any stays zero."""
   rows = np.zeros(shape, np.int32)
-  for row, question in zip(rows, chunk, strict=False):
+  for row, question in zip(rows, questions, strict=False):
     if question.tokens is not None:
       row[: len(question.tokens)] = question.tokens
   return rows

@@ -193,6 +193,15 @@ def test_infer_obeys_constraints(run, capfd, monkeypatch, pieces):
   assert words.decode([7]) and all(each.startswith(words.decode([7])) for each in own)
 
 
+def test_infer_says_where_no_answer_meets_the_constraints(run, capfd, monkeypatch):
+  give_input(monkeypatch, b'a red fish')
+  arguments = ['--gin.NUM_BEAMS=2', '--gin.ALLOWED=["red"]', '--gin.BANNED=["red"]']
+  assert command('infer', f'--gin.MODEL_DIR={run}', *arguments) == 0
+  assert objects(capfd.readouterr().out) == [
+    {'inputs': 'a red fish', 'error': 'no answer meets all constraints'}
+  ]
+
+
 def test_infer_in_another_dtype(run, capfd, monkeypatch):
   give_input(monkeypatch, b'a fish')
   arguments = ['--gin.DTYPE=bfloat16', '--gin.BATCH_SIZE=8']
