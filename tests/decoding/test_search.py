@@ -55,7 +55,8 @@ def test_beams_are_those_of_t5x(of_t5x, name, num_beams, alpha):
   # T5X has the best last, and a score of -1e7 where there is no answer.
   sequences, scores = (np.array(expected[name][key])[:, ::-1] for key in ('sequences', 'scores'))
   scores = np.where(scores > -1e6, scores, -np.inf)
-  np.testing.assert_allclose(decoded.scores, scores, rtol=1e-6)
+  # jax 0.10 comes within 6e-7, 0.12, whose functions are rounded otherwise, within 4.7e-6.
+  np.testing.assert_allclose(decoded.scores, scores, rtol=5e-6)
   # The last beam of the last row, cut at the most tokens, is one of two whose scores differ in
   # their last bit: -18.230854 and -18.230856. Their place depends on how a product is rounded.
   is_tie = np.zeros(scores.shape, bool)
