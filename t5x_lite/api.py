@@ -1,11 +1,11 @@
 """A run, loaded to be asked from Python.
 
-import t5x_lite
+    model = t5x_lite.load('quickstart_runs/finetune')
+    model.predict(['sst2 sentence: a joy to watch'], num_beams=4, num_answers=2)
+    model.score(['sst2 sentence: a joy to watch'], ['positive'])
+    model.evaluate('quickstart_sentiment_rotten_tomatoes', num_examples=100)
 
-model = t5x_lite.load('quickstart_runs/finetune')
-model.predict(['sst2 sentence: a joy to watch'], num_beams=4, num_answers=2)
-model.score(['sst2 sentence: a joy to watch'], ['positive'])
-model.evaluate('quickstart_sentiment_rotten_tomatoes', num_examples=100)
+The commands `infer` and `eval` do the same with files.
 """
 
 from collections.abc import Mapping, Sequence

@@ -83,3 +83,13 @@ def commands(review_files, tmp_path_factory):
   yield Commands(folder, environment)
   server.terminate()
   server.wait()
+
+
+@pytest.fixture(scope='module')
+def random_run(tmp_path_factory):
+  """Folder of a run with checkpoints 0 and 20 of random parameters, see random_runs.py."""
+  import random_runs
+
+  folder = tmp_path_factory.mktemp('random') / 'run'
+  random_runs.write(folder)
+  return folder

@@ -13,18 +13,11 @@ LINES = random_runs.LINES
 
 
 @pytest.fixture(scope='module')
-def run(tmp_path_factory):
-  folder = tmp_path_factory.mktemp('asked') / 'run'
-  random_runs.write(folder)
-  return folder
+def model(random_run):
+  return t5x_lite.load(random_run, batch_size=8)
 
 
-@pytest.fixture(scope='module')
-def model(run):
-  return t5x_lite.load(run, batch_size=8)
-
-
-def test_it_predicts_what_the_command_does(run, model, tmp_path, capfd):
+def test_it_predicts_what_the_command_does(random_run, model, tmp_path, capfd):
   text = tmp_path / 'lines.txt'
   text.write_text('\n'.join([*LINES, '']))
   arguments = [
@@ -33,7 +26,7 @@ def test_it_predicts_what_the_command_does(run, model, tmp_path, capfd):
     f'--gin.INPUT={text}',
     '--gin.BATCH_SIZE=8',
   ]
-  assert cli.main(['infer', f'--gin.MODEL_DIR={run}', *arguments]) == 0
+  assert cli.main(['infer', f'--gin.MODEL_DIR={random_run}', *arguments]) == 0
   printed = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
   assert model.predict(LINES, num_beams=3, num_answers=2) == printed
   [alone] = model.predict(LINES[0], num_beams=3, num_answers=2)
@@ -50,8 +43,8 @@ def test_the_score_of_a_greedy_answer_is_the_one_it_was_given(model):
   assert model.score([], []).shape == (0,)
 
 
-def test_it_evaluates_as_the_command_does(run, model, capfd):
-  assert cli.main(['eval', f'--gin.MODEL_DIR={run}', '--gin.BATCH_SIZE=8']) == 0
+def test_it_evaluates_as_the_command_does(random_run, model, capfd):
+  assert cli.main(['eval', f'--gin.MODEL_DIR={random_run}', '--gin.BATCH_SIZE=8']) == 0
   table = dict(line.split() for line in capfd.readouterr().out.splitlines()[1:])
   results = model.evaluate()
   assert list(results) == ['last_word']
@@ -60,12 +53,12 @@ def test_it_evaluates_as_the_command_does(run, model, capfd):
   assert model.evaluate('last_word', num_examples=2).keys() == results.keys()
 
 
-def test_mistakes_are_told(run, model):
+def test_mistakes_are_told(random_run, model):
   with pytest.raises(errors.UserError, match='2 inputs, but 1 targets: give one to each'):
     model.score(['a', 'b'], ['c'])
   with pytest.raises(errors.UserError, match='top_k=3 does nothing without a temperature'):
     model.predict('a', top_k=3)
   with pytest.raises(errors.UserError, match='there are 0, 20'):
-    t5x_lite.load(run, checkpoint=7)
+    t5x_lite.load(random_run, checkpoint=7)
   with pytest.raises(errors.UserError, match="checkpoint='all' are several"):
-    t5x_lite.load(run, checkpoint='all')
+    t5x_lite.load(random_run, checkpoint='all')

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from t5x_lite import sharding
+from t5x_lite.decoding import loop
 from t5x_lite.evaluation import inference
 from t5x_lite.models import architectures
 from t5x_lite.models.config import T5Config
@@ -49,6 +50,15 @@ def inference_on(config, num_devices, ici=(-1, 1, 1)):
     return jax.device_put(rng.normal(0, 0.5, x.shape).astype(x.dtype), x.sharding)
 
   return inference.Inference(config, mesh), jax.tree.map(random, abstract)
+
+
+def decode(config, params, inputs, strategy, max_length, **options):
+  """Returns what `loop.decode` does under jit, as numpy arrays."""
+
+  def jitted(params, inputs):
+    return loop.decode(config, params, inputs, strategy, max_length=max_length, **options)
+
+  return jax.tree.map(np.asarray, jax.jit(jitted)(params, inputs))
 
 
 def batch(seed=0, vocab_size=SHAPE['vocab_size']):

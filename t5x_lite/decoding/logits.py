@@ -207,7 +207,7 @@ class TopK:
     def are_enough(threshold):
       return jnp.sum(logits >= threshold, axis=-1, keepdims=True) >= self.k
 
-    return jnp.where(logits >= _largest(logits, are_enough), logits, BANNED)
+    return _only_highest(logits, logits, are_enough)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,7 +227,7 @@ class TopP:
       kept = jnp.where(probabilities >= threshold, probabilities, 0)
       return jnp.sum(kept, axis=-1, keepdims=True) >= self.p
 
-    return jnp.where(probabilities >= _largest(probabilities, are_enough), logits, BANNED)
+    return _only_highest(logits, probabilities, are_enough)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,10 +245,15 @@ class MinP:
     return jnp.where(logits >= least, logits, BANNED)
 
 
-def _largest(values, is_low_enough):
-  """Returns the largest float32 threshold [..., 1] for which `is_low_enough` holds; it holds for lower ones, too.
+def _only_highest(logits, values, are_enough):
+  """Bans all but the tokens with the highest values: those from the largest float32 threshold on that leaves enough.
 
   Thirty-two halvings of the floats find it exactly, and without sorting [..., vocab].
+
+  Args:
+    logits: float32 [..., vocab].
+    values: of that shape, what tokens are chosen by.
+    are_enough: function of a threshold [..., 1], bool of that shape; it holds for lower ones, too.
   """
 
   def as_float(key):
@@ -259,7 +264,7 @@ def _largest(values, is_low_enough):
   def halve(_, bounds):
     low, high = bounds  # It holds for low, and not for high.
     middle = (low >> 1) + (high >> 1) + (low & high & 1)
-    holds = is_low_enough(as_float(middle))
+    holds = are_enough(as_float(middle))
     return jnp.where(holds, middle, low), jnp.where(holds, high, middle)
 
   shape = (*values.shape[:-1], 1)
@@ -267,4 +272,4 @@ def _largest(values, is_low_enough):
   low = jnp.full(shape, -infinity - 1, jnp.int32)  # The key of minus infinity.
   high = jnp.full(shape, infinity + 1, jnp.int32)
   low, _ = jax.lax.fori_loop(0, 32, halve, (low, high))
-  return as_float(low)
+  return jnp.where(values >= as_float(low), logits, BANNED)

@@ -50,26 +50,17 @@ def predict(
     decoding: how answers are decoded; of several the best counts.
   """
   if labels is None:
-    vocabulary = task.output_features['targets'].vocabulary
-    decoder = decoding.resolve(vocabulary, lengths['targets'])
-    return generate(model, params, batches, lengths, decoder)
+    decoder = decoding.resolve(task.output_features['targets'].vocabulary, lengths['targets'])
+    return _decode(model, params, batches, lengths['inputs'], decoder)
   tokens = label_tokens(task, labels, lengths['targets'])
-  return rank(model, params, batches, lengths, tokens)
+  return _rank(model, params, batches, lengths['inputs'], tokens)
 
 
-def generate(
-  model: inference.Inference,
-  params,
-  batches: Sequence[inference.Batch],
-  lengths: Mapping[str, int],
-  decoder: options.Decoder,
-) -> Predictions:
-  """Decodes an answer to each row of some batches, see `predict`."""
-
+def _decode(model, params, batches, inputs_length, decoder):
   def prompts():
     first = 0
     for batch in batches:
-      inputs = data_batches.inputs_of(batch, lengths['inputs'])
+      inputs = data_batches.inputs_of(batch, inputs_length)
       yield inference.Prompts(inputs, np.arange(first, first + len(inputs), dtype=np.int32))
       first += len(inputs)
 
@@ -80,22 +71,11 @@ def generate(
   )
 
 
-def rank(
-  model: inference.Inference,
-  params,
-  batches: Sequence[inference.Batch],
-  lengths: Mapping[str, int],
-  labels: np.ndarray,
-) -> Predictions:
-  """Scores every label as the targets of each row, and answers with the best.
-
-  Args:
-    model, params, batches, lengths: see `predict`.
-    labels: int32 [num_labels, targets_length], tokens of the labels, see `label_tokens`.
-  """
+def _rank(model, params, batches, inputs_length, labels):
+  """Scores every label, int32 [num_labels, targets_length], as the targets of each row; takes the best."""
   columns = []
   for tokens in labels:
-    relabelled = (_with_targets(batch, tokens, lengths['inputs'], model) for batch in batches)
+    relabelled = (_with_targets(batch, tokens, inputs_length, model) for batch in batches)
     columns.append(np.concatenate(list(model.score(params, relabelled))))
   label_scores = np.stack(columns, axis=1)
   best = label_scores.argmax(axis=1)

@@ -13,12 +13,9 @@ from t5x_lite.data import vocabulary
 LINES = random_runs.LINES
 
 
-@pytest.fixture(scope='module')
-def run(tmp_path_factory):
-  """Folder of a run, as `t5x-lite train` leaves it, with checkpoints 0 and 20."""
-  folder = tmp_path_factory.mktemp('evaluated') / 'run'
-  random_runs.write(folder)
-  return folder
+@pytest.fixture
+def run(random_run):
+  return random_run
 
 
 def command(*arguments):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 
 import flax.linen as nn
 import jax
@@ -10,25 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from flax import traverse_util
 
 from t5x_lite import sharding
 from t5x_lite.decoding import loop, sampling, scoring, search
 from t5x_lite.models import architectures, stacking
-from t5x_lite.models.config import T5Config
 
 TINY = tiny.config(num_heads=4, num_encoder_layers=2, num_decoder_layers=2)
 INPUTS = np.array([[5, 9, 1, 0], [7, 1, 0, 0], [3, 30, 4, 1], [0, 0, 0, 0]] * 2, np.int32)
-
-
-@pytest.fixture(scope='module')
-def golden(shared_data):
-  """Configuration, parameters and expectations of the model that T5X trained to reverse."""
-  folder = shared_data / 'golden' / 't5x_train'
-  expected = json.loads((folder / 'expected.json').read_text())
-  with np.load(folder / 'reverse.params.npz') as arrays:
-    params = traverse_util.unflatten_dict(dict(arrays), sep='/')
-  return T5Config(**expected['config']), params, expected['decoding']
 
 
 def random_params(config, seed=0):
@@ -41,16 +28,9 @@ def random_params(config, seed=0):
   return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.5, x.shape), jnp.float32), shapes)
 
 
-def decode(config, params, inputs, strategy, max_length, **options):
-  def jitted(params, inputs):
-    return loop.decode(config, params, inputs, strategy, max_length=max_length, **options)
-
-  return jax.jit(jitted)(params, inputs)
-
-
 def greedy(config, params, inputs, max_length):
   """The only answers, [batch, max_length] and [batch]."""
-  decoded = decode(config, params, inputs, sampling.Sampling(), max_length)
+  decoded = tiny.decode(config, params, inputs, sampling.Sampling(), max_length)
   return jax.tree.map(lambda x: x[:, 0], decoded)
 
 
@@ -80,8 +60,8 @@ def greedy_without_cache(config, params, inputs, max_length):
 
 
 @pytest.mark.parametrize('scan_layers', [False, True])
-def test_greedy_decoding_repeats_the_sequences_of_t5x(golden, scan_layers):
-  config, params, expected = golden
+def test_greedy_decoding_repeats_the_sequences_of_t5x(of_t5x, scan_layers):
+  config, params, expected = of_t5x
   config = dataclasses.replace(config, scan_layers=scan_layers)
   params = stacking.stack_layers(params) if scan_layers else params
   inputs = np.array(expected['encoder_input_tokens'], np.int32)
@@ -95,8 +75,8 @@ def test_greedy_decoding_repeats_the_sequences_of_t5x(golden, scan_layers):
   np.testing.assert_allclose(decoded.scores / brevity, beam, rtol=1e-5)
 
 
-def test_scores_of_given_targets_repeat_those_of_t5x(golden):
-  config, params, expected = golden
+def test_scores_of_given_targets_repeat_those_of_t5x(of_t5x):
+  config, params, expected = of_t5x
   targets = np.array(expected['score']['decoder_target_tokens'], np.int32)
   batch = {
     'encoder_input_tokens': np.array(expected['encoder_input_tokens'], np.int32),
@@ -152,8 +132,8 @@ def test_a_language_model_decodes_each_row_as_if_alone_and_without_the_cache(arc
   assert not np.any(together.tokens[3])
 
 
-def test_score_of_what_was_decoded_is_its_score(golden):
-  config, params, expected = golden
+def test_score_of_what_was_decoded_is_its_score(of_t5x):
+  config, params, expected = of_t5x
   config = dataclasses.replace(config, scan_layers=False)
   inputs = np.array(expected['encoder_input_tokens'], np.int32)
   decoded = greedy(config, params, inputs, 16)
@@ -168,8 +148,8 @@ def test_score_of_what_was_decoded_is_its_score(golden):
   np.testing.assert_allclose(decoded.scores, scoring.log_probs(sums), rtol=1e-5)
 
 
-def test_a_row_that_does_not_end_is_cut_at_the_most_tokens(golden):
-  config, params, expected = golden
+def test_a_row_that_does_not_end_is_cut_at_the_most_tokens(of_t5x):
+  config, params, expected = of_t5x
   inputs = np.array(expected['encoder_input_tokens'], np.int32)
   config = dataclasses.replace(config, scan_layers=False)
   tokens = greedy(config, params, inputs, 2).tokens
@@ -224,12 +204,12 @@ def test_decoding_on_eight_devices_agrees_with_one(config, ici, strategy):
   if jax.device_count() < 8:
     pytest.skip('needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8')
   params = random_params(config)
-  alone = decode(config, params, INPUTS, strategy, 12)
+  alone = tiny.decode(config, params, INPUTS, strategy, 12)
   mesh_config = sharding.MeshConfig(ici=ici)
   mesh = sharding.make_mesh(mesh_config)
   with sharding.activate(mesh, mesh_config.rules):
     inputs = jax.device_put(INPUTS, sharding.batch_sharding(mesh))
-    together = decode(config, params, inputs, strategy, 12)
+    together = tiny.decode(config, params, inputs, strategy, 12)
   np.testing.assert_array_equal(alone.tokens, together.tokens)
   np.testing.assert_allclose(alone.scores, together.scores, rtol=1e-5)
 
@@ -241,7 +221,7 @@ PREFIX = np.array([[7, 3, 0], [4, 0, 0], [0, 0, 0], [9, 9, 9]] * 2, np.int32)
 @pytest.mark.parametrize('config', [TINY, PREFIX_LM])
 def test_answers_begin_with_their_prefix_and_go_on_as_without_the_cache(config, strategy):
   params = random_params(config)
-  decoded = decode(config, params, INPUTS, strategy, 8, prefix=PREFIX)
+  decoded = tiny.decode(config, params, INPUTS, strategy, 8, prefix=PREFIX)
   tokens, is_prefix = np.asarray(decoded.tokens[:, 0]), np.pad(PREFIX > 0, ((0, 0), (0, 5)))
   answered = INPUTS.any(axis=1)
   np.testing.assert_array_equal((tokens * is_prefix)[answered, :3], PREFIX[answered])

@@ -8,34 +8,15 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from flax import traverse_util
 
 from t5x_lite.checkpoints import huggingface, layout
 from t5x_lite.decoding import logits, loop, sampling, search
 from t5x_lite.models import architectures
-from t5x_lite.models.config import T5Config
 
 EOS = loop.EOS_ID
 
 
-def decode(config, params, inputs, strategy, max_length, **options):
-  def jitted(params, inputs):
-    return loop.decode(config, params, inputs, strategy, max_length=max_length, **options)
-
-  return jax.tree.map(np.asarray, jax.jit(jitted)(params, inputs))
-
-
 # --- Against the originals ---
-
-
-@pytest.fixture(scope='module')
-def of_t5x(shared_data):
-  folder = shared_data / 'golden' / 't5x_train'
-  expected = json.loads((folder / 'expected.json').read_text())
-  with np.load(folder / 'reverse.params.npz') as arrays:
-    params = traverse_util.unflatten_dict(dict(arrays), sep='/')
-  config = dataclasses.replace(T5Config(**expected['config']), scan_layers=False)
-  return config, params, expected['decoding']
 
 
 @pytest.mark.parametrize(
@@ -51,7 +32,7 @@ def test_beams_are_those_of_t5x(of_t5x, name, num_beams, alpha):
   config, params, expected = of_t5x
   inputs = np.array(expected['encoder_input_tokens'], np.int32)
   strategy = search.BeamSearch(num_beams, alpha)
-  decoded = decode(config, params, inputs, strategy, expected['max_decode_len'])
+  decoded = tiny.decode(config, params, inputs, strategy, expected['max_decode_len'])
   # T5X has the best last, and a score of -1e7 where there is no answer.
   sequences, scores = (np.array(expected[name][key])[:, ::-1] for key in ('sequences', 'scores'))
   scores = np.where(scores > -1e6, scores, -np.inf)
@@ -101,7 +82,7 @@ def test_generations_are_those_of_hugging_face(of_hugging_face, name):
   strategy = sampling.Sampling()
   if num_beams > 1:
     strategy = search.BeamSearch(num_beams, options.get('length_penalty', 1.0), 'length')
-  decoded = decode(config, params, inputs, strategy, 30, transforms=transforms)
+  decoded = tiny.decode(config, params, inputs, strategy, 30, transforms=transforms)
   num_answers = options.get('num_return_sequences', 1)
   tokens = decoded.tokens[:, :num_answers].reshape(-1, 30)
   # Theirs begin with the decoder's start token, and after the end beams have more of EOS.
@@ -156,7 +137,7 @@ def test_with_beams_for_all_beginnings_the_answers_are_the_best_there_are():
   log_probs = [log_probs_of_every_answer(params, inputs) for inputs in INPUTS]
   for penalty, alpha in (('brevity', 0.6), ('length', 1.0), ('brevity', 0.0)):
     strategy = search.BeamSearch(num_beams, alpha, penalty)
-    decoded = decode(SMALL, params, INPUTS, strategy, MAX_LENGTH)
+    decoded = tiny.decode(SMALL, params, INPUTS, strategy, MAX_LENGTH)
     for row, of_answers in enumerate(log_probs):
       scored = []
       for answer, log_prob in of_answers.items():
@@ -192,8 +173,8 @@ def test_of_one_beam_the_tokens_are_the_greedy_ones():
   config = tiny.config(num_heads=4)
   params = tiny.params(config)
   inputs = np.array([[5, 9, 1, 0], [7, 1, 0, 0], [0, 0, 0, 0]], np.int32)
-  greedy = decode(config, params, inputs, sampling.Sampling(), 10)
-  beam = decode(config, params, inputs, search.BeamSearch(1, 0.0), 10)
+  greedy = tiny.decode(config, params, inputs, sampling.Sampling(), 10)
+  beam = tiny.decode(config, params, inputs, search.BeamSearch(1, 0.0), 10)
   np.testing.assert_array_equal(greedy.tokens, beam.tokens)
   np.testing.assert_allclose(greedy.scores[:2], beam.scores[:2], rtol=1e-5)
   np.testing.assert_allclose(greedy.token_scores, beam.token_scores, rtol=1e-5, atol=1e-6)
@@ -203,11 +184,11 @@ def test_a_group_avoids_the_tokens_of_those_before_it():
   config = tiny.config(num_heads=4)
   params = tiny.params(config)
   inputs = np.array([[5, 9, 1, 0], [7, 1, 0, 0]], np.int32)
-  alike = decode(config, params, inputs, search.BeamSearch(4, 0.0, num_groups=2), 6)
+  alike = tiny.decode(config, params, inputs, search.BeamSearch(4, 0.0, num_groups=2), 6)
   # Without a penalty both groups find the same.
   pairs = alike.tokens.reshape(2, 2, 2, 6)
   np.testing.assert_array_equal(pairs[:, :, 0], pairs[:, :, 1])
-  diverse = decode(
+  diverse = tiny.decode(
     config, params, inputs, search.BeamSearch(4, 0.0, num_groups=2, diversity=100.0), 6
   )
   for answers in diverse.tokens:
@@ -219,7 +200,7 @@ def test_a_group_avoids_the_tokens_of_those_before_it():
 def test_answers_that_are_not_there_are_empty_and_last():
   config = tiny.config()
   answers = logits.AllowedAnswers(((4, EOS), (5, 6, EOS)))
-  decoded = decode(
+  decoded = tiny.decode(
     config,
     tiny.params(config),
     np.array([[3, EOS], [0, 0]], np.int32),
