@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
-from jax.experimental import mesh_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from t5x_lite import errors
@@ -132,9 +132,14 @@ def batch_sharding(mesh):
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def num_batch_shards(mesh) -> int:
+  """Returns over how many devices a batch is divided."""
+  return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def check_batch_size(batch_size, mesh, num_microbatches=1):
   """Raises UserError if `batch_size` rows cannot be divided over devices and microbatches."""
-  devices = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+  devices = num_batch_shards(mesh)
   if batch_size < 1 or num_microbatches < 1:
     raise errors.UserError(
       f'BATCH_SIZE={batch_size} and NUM_MICROBATCHES={num_microbatches} must be at least 1'
@@ -144,6 +149,16 @@ def check_batch_size(batch_size, mesh, num_microbatches=1):
       f'BATCH_SIZE={batch_size} is not divisible by the {devices} devices on mesh axes '
       f'{BATCH_AXES}' + (f' times {num_microbatches} microbatches' if num_microbatches > 1 else '')
     )
+
+
+def wait_for_hosts(where: str):
+  """Returns when all hosts of the job have come here.
+
+  Args:
+    where: the same name on all of them.
+  """
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(where)
 
 
 def replicated(mesh):

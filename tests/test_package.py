@@ -17,7 +17,7 @@ LEVELS = (
   ('annotations', 'choices', 'errors', 'modules'),
   ('models', 'losses', 'sharding'),
   ('training', 'evaluation', 'decoding', 'checkpoints', 'data', 'monitoring'),
-  ('commands', 'configuration', 'tasks', 'gin_configs', 'api'),
+  ('commands', 'configuration', 'tasks', 'gin_configs', 'api', 'terminal'),
   ('cli',),
   ('__main__',),
 )

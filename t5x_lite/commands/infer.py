@@ -1,49 +1,51 @@
-"""`t5x-lite infer`: what a model answers to lines of text, or to the inputs of a task.
+"""`t5x-lite infer`: what a model answers to a file, to standard input, or to the inputs of a task.
 
 Answers are JSON lines in the order of the inputs:
 
   {"inputs": "sst2 sentence: a joy to watch", "prediction": "positive", "score": -0.02}
 
-`score` is the sum of the log-probabilities of the prediction's tokens, or beam search's own. Of
-several answers all are told, the best first. A task's examples have their "targets" too. An empty
-line is answered by {"inputs": "", "error": "line 3 is empty"}, so that answer N always belongs to
-line N.
+Lines of text are inputs. JSON lines may also have targets to score, labels to rank and a prefix of the answer, which
+repeats whatever they have. What cannot be answered is told where its answer would be, so that answer N always belongs
+to input N:
+
+  {"inputs": "", "error": "line 3 is empty"}
 """
 
 import typing
 from collections.abc import Mapping
 
 if typing.TYPE_CHECKING:
-  from t5x_lite.decoding.options import DecodingConfig
+  from t5x_lite.evaluation.requests import Request, Source
   from t5x_lite.sharding import MeshConfig
 
-HELP = 'answer a text file, standard input or a task with what a model predicts'
+HELP = 'answer a file, standard input or a task: predict, score, rank or encode'
 USES_GIN = True
 DEFAULT_GIN_FILES = ('runs/infer.gin',)
 
 
 def add_arguments(parser):
-  """Adds nothing: inference is configured by gin."""
-  del parser
+  """Adds the flags; the rest is configured by gin."""
+  parser.add_argument(
+    '--interactive',
+    action='store_true',
+    help='answer each line that is typed, with options that can be changed in between (/help)',
+  )
 
 
 def run(args):
   """Answers as the parsed gin configuration says."""
-  del args
   from t5x_lite import configuration
 
-  configuration.configured(infer)()
+  configuration.configured(infer)(interactive=args.interactive)
 
 
 def infer(
   *,
   model_dir: str,
   mesh: 'MeshConfig',
-  decoding: 'DecodingConfig',
-  input_file: str | None = None,
-  mixture_or_task_name: str | None = None,
-  split: str = 'validation',
-  num_examples: int | None = None,
+  request: 'Request',
+  source: 'Source',
+  interactive: bool = False,
   output_file: str = '-',
   checkpoint: str | int = 'latest',
   task_feature_lengths: Mapping[str, int] | None = None,
@@ -51,77 +53,68 @@ def infer(
   dtype: str | None = None,
   base_checkpoint_path: str | None = None,
 ):
-  """Predicts and writes JSON lines.
+  """Answers and writes.
 
   Args:
     model_dir: folder of the run.
     mesh: the devices.
-    decoding: how answers are decoded.
-    input_file: text file in UTF-8, one input a line; '-' for standard input, which is also
-      the default where no task is given. On a terminal every line is answered at once.
-    mixture_or_task_name: task whose inputs to answer.
-    split: split of the task.
-    num_examples: the most inputs to answer, or None for all.
-    output_file: JSON lines, complete or not there at all; '-' for standard output.
+    request: what is asked.
+    source: the questions.
+    interactive: answer what is typed.
+    output_file: JSON lines, or for MODE='encode' npz. It is complete in the end, and goes on where it was stopped. '-'
+      is standard output.
     checkpoint: 'latest' or a step.
     task_feature_lengths: most tokens of 'inputs' and 'targets'; None for those of the run.
     batch_size: inputs at a time, over all devices.
     dtype: of the activations, or None for the run's own.
     base_checkpoint_path: where the base of checkpoints without it is now, or None.
   """
-  import itertools
-  import os
   import sys
 
   import jax
 
   import t5x_lite.tasks  # noqa: F401 - registers them
-  from t5x_lite import errors, sharding
-  from t5x_lite.evaluation import answers, evaluator, runs
+  from t5x_lite import api, errors, sharding, terminal
+  from t5x_lite.evaluation import answers, parts, questions, runs, writing
 
-  if input_file is not None and mixture_or_task_name is not None:
-    raise errors.UserError(
-      f'INPUT={input_file} and MIXTURE_OR_TASK_NAME={mixture_or_task_name} exclude each other: '
-      'give one of them'
-    )
   if checkpoint != 'latest' and not isinstance(checkpoint, int):
     raise errors.UserError(
       f"CHECKPOINT={checkpoint!r} is for `t5x-lite eval`: give 'latest' or a step"
     )
+  is_asked_here = source.is_standard_input and output_file == '-' and request.mode == 'predict'
+  if interactive and not is_asked_here:
+    raise errors.UserError(
+      '--interactive answers what is typed: leave out INPUT, MIXTURE_OR_TASK_NAME, OUTPUT and MODE'
+    )
+  if request.mode == 'encode' and writing.is_stream(output_file):
+    raise errors.UserError(
+      f"MODE='encode' writes arrays, OUTPUT={output_file} takes text: name a file, states.npz"
+    )
   opened = runs.open_run(model_dir, checkpoint, dtype=dtype, base_path=base_checkpoint_path)
   lengths = opened.lengths(task_feature_lengths)
-  vocabulary = opened.load_vocabulary()
-  decoder = decoding.resolve(vocabulary, lengths['targets'])
-  interactive = False
-  if mixture_or_task_name is not None:
-    names = opened.find_tasks(mixture_or_task_name)
-    config = evaluator.EvaluationConfig(names, lengths, split, batch_size, num_examples)
-    questions = answers.from_task(config, opened.config.has_encoder)
-  else:
-    lines = itertools.islice(answers.read_lines(input_file or '-'), num_examples)
-    interactive = input_file in (None, '-') and sys.stdin.isatty()
-    if interactive:
-      lines = filter(str.strip, lines)  # Someone only pressed Return.
-    # A model that knows no inputs goes on with the line as if it were the start of a text.
-    add_eos = 'inputs' in opened.task_feature_lengths
-    questions = answers.from_lines(lines, vocabulary, lengths['inputs'], add_eos)
+  if interactive or (is_asked_here and sys.stdin.isatty()):
+    terminal.converse(api.Model(opened, mesh, lengths, batch_size=None), request.decoding)
+    return
 
+  tokenizer = questions.Tokenizer(
+    opened.load_vocabulary(),
+    lengths,
+    add_eos=opened.inputs_end_in_eos,
+    cut=source.cut_long_inputs,
+    needs=request.needs,
+    labels=request.labels,
+  )
+  asked = enumerate(questions.of(source, tokenizer, opened))
   model = opened.model(mesh)
   sharding.check_batch_size(batch_size, model.mesh)
+  is_stream = writing.is_stream(output_file)
+  if not is_stream:
+    settings = parts.settings(opened, request, source, lengths)
+    kept = parts.Parts(output_file, settings, jax.process_index())
+    asked = kept.unanswered(asked)
   params = opened.restore(opened.steps[0], model)
-  if jax.process_index() > 0:
-    output_file = os.devnull  # All hosts have all answers; the first one writes them.
-  answers.write(
-    answers.answer(
-      questions,
-      model,
-      params,
-      vocabulary,
-      lengths['inputs'],
-      decoder,
-      None if interactive else batch_size,
-    ),
-    output_file,
-    # Not in between the answers on one and the same terminal.
-    show_progress=output_file != '-' or not sys.stdout.isatty(),
-  )
+  answered = answers.answer(asked, request, model, params, tokenizer, batch_size)
+  if is_stream:
+    writing.to_stream(answered, output_file, questions.count(source))
+  else:
+    writing.to_parts(answered, kept, questions.count(source), request.mode == 'encode')

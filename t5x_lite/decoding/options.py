@@ -126,6 +126,12 @@ class DecodingConfig:
         if not holds and value != defaults[name]:
           raise errors.UserError(f'{name}={value!r} does nothing without {what}')
 
+  def changes(self) -> dict[str, Any]:
+    """Returns the fields that are not as they are by default."""
+    fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    default = DecodingConfig()
+    return {name: value for name, value in fields.items() if value != getattr(default, name)}
+
   def resolve(self, vocabulary, targets_length: int) -> 'Decoder':
     """Returns what `loop.decode` needs.
 

@@ -1,241 +1,261 @@
-"""From questions, lines of text or a task's inputs, to answers, JSON lines in their order."""
+"""From questions to answers: what a model decodes, how probable it finds texts, or how it encodes them."""
 
 import collections
-import contextlib
 import dataclasses
+import functools
 import itertools
-import json
 import math
-import pathlib
-import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 
-from t5x_lite import errors, sharding
-from t5x_lite.decoding import options
-from t5x_lite.evaluation import evaluator, files, inference
+from t5x_lite import errors
+from t5x_lite.data import batches as data_batches
+from t5x_lite.evaluation import buckets, inference, requests
+from t5x_lite.evaluation.questions import Question, Tokenizer
 
-_SECONDS_BETWEEN_LINES = 10
+# Batches that are put together before they are sorted by length.
+_WINDOW = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
-  """One input.
+class _Batch:
+  """Questions that are answered at once, of inputs that are padded to one length."""
 
-  Attributes:
-    texts: what the answer repeats: 'inputs', and 'targets' where they are known.
-    tokens: ids of the input, EOS included; None if it cannot be answered.
-    error: why it cannot.
-  """
+  numbers: Sequence[int]
+  questions: Sequence[Question]
+  num_rows: int
+  inputs_length: int
 
-  texts: Mapping[str, str]
-  tokens: np.ndarray | None
-  error: str | None = None
+  def rows(self, ids: Iterable[np.ndarray], length: int) -> np.ndarray:
+    """Returns int32 [num_rows, length]; rows that fill the batch up stay zero."""
+    rows = np.zeros((self.num_rows, length), np.int32)
+    for row, each in zip(rows, ids, strict=False):
+      row[: len(each)] = each
+    return rows
 
+  @property
+  def numbers_to_draw(self) -> list[int]:
+    rows = zip(self.numbers, self.questions, strict=True)
+    return [number if each.number is None else each.number for number, each in rows]
 
-def read_lines(path: str) -> Iterator[str]:
-  """Opens a text file, or standard input for '-', and yields its lines as they come.
-
-  Raises:
-    UserError: there is no such file, at once; or a line is not UTF-8, when it is reached.
-  """
-  if path == '-':
-    if sys.stdin.isatty():
-      print('one input a line; Ctrl-D ends', file=sys.stderr, flush=True)
-    return _decoded_lines(sys.stdin.buffer, 'standard input')
-  try:
-    return _decoded_lines(open(path, 'rb'), path)
-  except OSError as error:
-    raise errors.UserError(f'cannot read INPUT={path}: {error.strerror}') from None
-
-
-def _decoded_lines(file, name):
-  with file:
-    for number, line in enumerate(file, start=1):
-      try:
-        # Some editors begin a file with a mark that says that it is UTF-8.
-        yield line.decode('utf-8-sig' if number == 1 else 'utf-8').rstrip('\r\n')
-      except UnicodeDecodeError as error:
-        raise errors.UserError(
-          f'line {number} of {name} is not UTF-8 (byte {error.start + 1}): convert the file, '
-          'for example with iconv -t utf-8'
-        ) from None
-
-
-def from_lines(
-  lines: Iterable[str], vocabulary, inputs_length: int, add_eos: bool = True
-) -> Iterator[Question]:
-  """Tokenizes lines and cuts what is too long; says in the end how many were cut.
-
-  Args:
-    lines: one input each; an empty one is a question with an error.
-    vocabulary: the run's `seqio.Vocabulary`.
-    inputs_length: the most tokens, EOS included.
-    add_eos: whether inputs end in EOS; those that a model is to go on with do not.
-  """
-  eos = [vocabulary.eos_id] if add_eos else []
-  most = inputs_length - len(eos)
-  count = cut = 0
-  for count, line in enumerate(lines, start=1):
-    if not line.strip():
-      yield Question({'inputs': line}, None, f'line {count} is empty')
-      continue
-    tokens = vocabulary.encode(line)
-    cut += len(tokens) > most
-    yield Question({'inputs': line}, np.array([*tokens[:most], *eos]))
-  if cut:
-    print(
-      f'warning: {cut} of {count} lines were longer than {inputs_length} tokens and were cut',
-      file=sys.stderr,
-    )
-
-
-def from_task(config: evaluator.EvaluationConfig, has_encoder: bool) -> Iterator[Question]:
-  """Yields the examples of a task, or of every task of a mixture in turn."""
-  for texts, tokens in evaluator.examples(config, has_encoder):
-    yield Question(texts, tokens)
+  @property
+  def inputs(self) -> np.ndarray:
+    return self.rows((question.inputs for question in self.questions), self.inputs_length)
 
 
 def answer(
-  questions: Iterable[Question],
+  questions: Iterable[tuple[int, Question]],
+  request: requests.Request,
   model: inference.Inference,
   params,
-  vocabulary,
-  inputs_length: int,
-  decoder: options.Decoder,
-  batch_size: int | None,
-) -> Iterator[dict[str, str | float]]:
-  """Yields an answer to each question, in order.
+  tokenizer: Tokenizer,
+  batch_size: int,
+) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+  """Answers questions in batches of like length, and yields each batch when it is answered.
 
   Args:
-    questions: what to answer.
+    questions: what to answer, numbered; what is drawn for a question depends on its number.
+    request: what is asked.
     model: the model.
     params: its parameters.
-    vocabulary: the run's `seqio.Vocabulary`.
-    inputs_length: most tokens of an input.
-    decoder: how to answer.
-    batch_size: questions at a time. None answers each before the next is read.
+    tokenizer: the one that the questions are from.
+    batch_size: questions at a time.
 
   Yields:
-    The question's texts with 'prediction' and 'score', see `loop.Decoded`, and of several answers
-    with all of them, the best first, as 'answers'; or with 'error'.
+    (number, answer) of some questions. An answer has the question's fields and
+      to predict, 'prediction' and 'score', see `loop.Decoded`, and if several answers are asked for all of them, the
+        best first, as 'answers';
+      to score, 'score', the log-probability of the targets, EOS included, in nats;
+      to rank, as to predict, with the score of each label;
+      to encode, 'states', float32 [emb_dim], or [length, emb_dim] without pooling;
+    or 'error'.
+
+  Raises:
+    UserError: the model cannot be asked that.
   """
+  respond = _responder(request, model, params, tokenizer)
+  refused = collections.deque()
+  waiting = collections.deque()
 
-  def answer_chunks(chunks, num_rows):
-    waiting = collections.deque()
+  def batches():
+    for batch in _batches(questions, batch_size, tokenizer.lengths['inputs'], refused):
+      waiting.append(batch)
+      yield batch
 
-    def prompts():
-      for chunk in chunks:
-        waiting.append(chunk)
-        inputs = padded([question for _, question in chunk], (num_rows, inputs_length))
-        numbers = np.zeros(num_rows, np.int32)
-        numbers[: len(chunk)] = [number for number, _ in chunk]
-        yield inference.Prompts(inputs, numbers)
-
-    for decoded in model.predict(params, prompts(), decoder):
-      rows = zip(waiting.popleft(), decoded.tokens, decoded.scores, strict=False)
-      for (_, question), tokens, scores in rows:
-        if question.error is not None:
-          yield {**question.texts, 'error': question.error}
-        else:
-          yield {**question.texts, **_told(tokens, scores, vocabulary)}
-
-  numbered = enumerate(questions)
-  if batch_size is not None:
-    yield from answer_chunks(_chunks(numbered, batch_size), batch_size)
-    return
-  # The fewest rows that can be divided over the devices.
-  num_rows = math.prod(model.mesh.shape[axis] for axis in sharding.BATCH_AXES)
-  for question in numbered:
-    yield from answer_chunks([[question]], num_rows)
+  for results in respond(batches()):
+    batch = waiting.popleft()
+    rows = zip(batch.numbers, batch.questions, results, strict=True)
+    answered = [(number, {**question.fields, **result}) for number, question, result in rows]
+    yield [*_all_of(refused), *answered]
+  if refused:
+    yield list(_all_of(refused))
 
 
-def _told(tokens, scores, vocabulary):
-  """What is said of the answers to one question, [answers, length] and [answers]."""
-  found = [
-    {'prediction': vocabulary.decode(row.tolist()), 'score': float(score)}
-    for row, score in zip(tokens, scores, strict=True)
-    if np.isfinite(score)  # Beam search may find fewer than were asked for.
-  ]
+def _all_of(refused):
+  while refused:
+    number, question = refused.popleft()
+    yield number, {**question.fields, 'error': question.error}
+
+
+def _batches(questions, batch_size, longest, refused):
+  """Puts questions that can be answered into batches; appends the others to `refused`."""
+  questions = iter(questions)
+  while window := list(itertools.islice(questions, _WINDOW * batch_size)):
+    # A prefix is decoded as part of the answer, whose length is bounded, so all of a batch are as long.
+    groups = collections.defaultdict(list)
+    for number, question in window:
+      if question.error is None:
+        groups[len(question.prefix)].append((number, question))
+      else:
+        refused.append((number, question))
+    for _, group in sorted(groups.items()):
+      lengths = [len(question.inputs) for _, question in group]
+      for indices, length in buckets.batches(lengths, batch_size, longest):
+        numbers, chosen = zip(*(group[i] for i in indices), strict=True)
+        yield _Batch(numbers, chosen, batch_size, length)
+
+
+def in_order(
+  answered: Iterable[list[tuple[int, dict[str, Any]]]], first: int = 0
+) -> Iterator[dict[str, Any]]:
+  """Yields answers by their numbers, `first` and those after it, each as soon as the ones before are there."""
+  waiting = {}
+  for some in answered:
+    waiting.update(some)
+    while first in waiting:
+      yield waiting.pop(first)
+      first += 1
+
+
+# How a request is met: functions of an iterable of batches, which yield what is told of each of their questions.
+
+
+def _responder(
+  request: requests.Request, model, params, tokenizer: Tokenizer
+) -> Callable[[Iterable[_Batch]], Iterator[list[Mapping[str, Any]]]]:
+  if request.mode == 'predict':
+    decoder = request.decoding.resolve(tokenizer.vocabulary, tokenizer.lengths['targets'])
+    return functools.partial(
+      _predict, model, params, tokenizer.vocabulary, decoder, request.token_scores
+    )
+  length = tokenizer.lengths['targets']
+  if request.mode == 'score':
+    return functools.partial(
+      _score_tokens if request.token_scores else _score, model, params, length
+    )
+  if request.mode == 'rank':
+    return functools.partial(_rank, model, params, length)
+  if not model.config.has_encoder:
+    raise errors.UserError("MODE='encode' needs an encoder, but the model is a language model")
+  return functools.partial(_encode, model, params, request.pooling)
+
+
+def _predict(model, params, vocabulary, decoder, token_scores, batches):
+  def prompts():
+    for batch in batches:
+      numbers = np.zeros(batch.num_rows, np.int32)
+      numbers[: len(batch.numbers)] = batch.numbers_to_draw
+      length = len(batch.questions[0].prefix)
+      prefix = batch.rows((each.prefix for each in batch.questions), length) if length else None
+      sizes.append(len(batch.questions))
+      yield inference.Prompts(batch.inputs, numbers, prefix)
+
+  sizes = collections.deque()
+  for decoded in model.predict(params, prompts(), decoder):
+    yield [
+      _told(jax.tree.map(lambda x, i=i: x[i], decoded), vocabulary, token_scores)
+      for i in range(sizes.popleft())
+    ]
+
+
+def _told(decoded, vocabulary, token_scores):
+  """What is said of the answers to one question, the arrays of a `Decoded` without their first axis."""
+  found = []
+  rows = zip(decoded.tokens, decoded.scores, decoded.token_scores, strict=True)
+  for tokens, score, scores in rows:
+    if not np.isfinite(score):  # Beam search may find fewer than were asked for.
+      continue
+    told = {'prediction': vocabulary.decode(tokens.tolist()), 'score': float(score)}
+    if token_scores:
+      told |= _of_tokens(tokens[tokens > 0], scores[tokens > 0])
+    found.append(told)
   if not found:
     return {'error': 'no answer meets all constraints'}
-  return found[0] if len(scores) == 1 else {**found[0], 'answers': found}
+  return found[0] if len(decoded.scores) == 1 else {**found[0], 'answers': found}
 
 
-def write(answers: Iterable[Mapping], path: str, *, show_progress: bool = True):
-  """Writes JSON lines to a file, which appears when it is complete, or to standard output for '-'.
-
-  Args:
-    answers: JSON-able objects.
-    path: the file.
-    show_progress: tell the number and speed on standard error.
-  """
-  if pathlib.Path(path).is_dir():
-    raise errors.UserError(f'cannot write OUTPUT={path}: it is a folder')
-  output = contextlib.nullcontext(sys.stdout) if path == '-' else files.atomic_file(path)
-  try:
-    with output as file, _Progress(show_progress) as progress:
-      for each in answers:
-        file.write(json.dumps(each, ensure_ascii=False) + '\n')
-        if path == '-':
-          file.flush()
-        progress.add_one()
-  except (FileExistsError, NotADirectoryError, PermissionError) as error:
-    raise errors.UserError(f'cannot write OUTPUT={path}: {error.strerror}') from None
+def _of_tokens(tokens, scores):
+  return {'token_ids': tokens.tolist(), 'token_scores': list(map(float, scores))}
 
 
-def _chunks(questions, size):
-  questions = iter(questions)
-  while chunk := list(itertools.islice(questions, size)):
-    yield chunk
+def _of_targets(batch, targets, model, targets_length):
+  """Features of a batch with some targets, a row of ids for each of its questions."""
+  length = buckets.bucket(max(map(len, targets)), targets_length)
+  return data_batches.of_tokens(batch.inputs, batch.rows(targets, length), model.config.has_encoder)
 
 
-def padded(questions: Iterable[Question], shape: tuple[int, int]) -> np.ndarray:
-  """Returns the tokens of the questions, int32 of `shape`; a row without any stays zero."""
-  rows = np.zeros(shape, np.int32)
-  for row, question in zip(rows, questions, strict=False):
-    if question.tokens is not None:
-      row[: len(question.tokens)] = question.tokens
-  return rows
+def _score(model, params, targets_length, batches):
+  def features():
+    for batch in batches:
+      sizes.append(len(batch.questions))
+      targets = [question.targets for question in batch.questions]
+      yield _of_targets(batch, targets, model, targets_length)
+
+  sizes = collections.deque()
+  for scores in model.score(params, features()):
+    yield [{'score': float(score)} for score in scores[: sizes.popleft()]]
 
 
-class _Progress:
-  """Counts examples: a bar on a terminal, a line now and then in a log, and one at the end."""
+def _score_tokens(model, params, targets_length, batches):
+  def features():
+    for batch in batches:
+      targets = [question.targets for question in batch.questions]
+      waiting.append(targets)
+      yield _of_targets(batch, targets, model, targets_length)
 
-  def __init__(self, enabled):
-    self._enabled = enabled
-    self._count = 0
-    self._start = self._last_line = time.monotonic()
-    self._bar = None
-    if enabled and sys.stderr.isatty():
-      import tqdm
+  waiting = collections.deque()
+  for scores, is_target in model.score_tokens(params, features()):
+    rows = zip(waiting.popleft(), scores, is_target, strict=False)
+    told = ((targets, scores[is_target > 0]) for targets, scores, is_target in rows)
+    yield [{'score': math.fsum(each), **_of_tokens(targets, each)} for targets, each in told]
 
-      self._bar = tqdm.tqdm(unit=' examples', file=sys.stderr, leave=False)
 
-  def add_one(self):
-    self._count += 1
-    if self._bar is not None:
-      self._bar.update()
-    elif self._enabled and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-      self._last_line = time.monotonic()
-      self._print()
+def _rank(model, params, targets_length, batches):
+  """Scores the first label of each question of a batch, then the second, and so on."""
 
-  def _print(self):
-    seconds = time.monotonic() - self._start
-    speed = self._count / max(seconds, 1e-9)
-    print(
-      f'{self._count:,} examples in {seconds:.1f} s ({speed:.1f} examples/s)',
-      file=sys.stderr,
-      flush=True,
-    )
+  def features():
+    for batch in batches:
+      labels = [list(question.labels.values()) for question in batch.questions]
+      waiting.append((batch, max(map(len, labels))))
+      for i in range(waiting[-1][1]):
+        targets = [each[min(i, len(each) - 1)] for each in labels]
+        yield _of_targets(batch, targets, model, targets_length)
 
-  def __enter__(self):
-    return self
+  waiting = collections.deque()
+  scored = model.score(params, features())
+  for first in scored:
+    batch, most = waiting.popleft()
+    scores = np.stack([first, *itertools.islice(scored, most - 1)], axis=1)  # [rows, labels]
+    yield [_ranked(*each) for each in zip(batch.questions, scores, strict=False)]
 
-  def __exit__(self, exception_type, *unused):
-    if self._bar is not None:
-      self._bar.close()
-    if self._enabled and exception_type is None:
-      self._print()
+
+def _ranked(question, scores):
+  scored = zip(question.labels, map(float, scores), strict=False)
+  found = [{'prediction': label, 'score': score} for label, score in scored]
+  found.sort(key=lambda each: -each['score'])
+  return {**found[0], 'answers': found}
+
+
+def _encode(model, params, pooling, batches):
+  def inputs():
+    for batch in batches:
+      waiting.append([len(question.inputs) for question in batch.questions])
+      yield batch.inputs
+
+  waiting = collections.deque()
+  for states in model.encode(params, inputs(), pooling == 'mean'):
+    rows = zip(waiting.popleft(), states, strict=False)
+    yield [{'states': states if pooling == 'mean' else states[:length]} for length, states in rows]

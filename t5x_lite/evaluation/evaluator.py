@@ -317,8 +317,8 @@ def post_processed(
 
 def examples(
   config: EvaluationConfig, has_encoder: bool
-) -> Iterator[tuple[dict[str, str], np.ndarray]]:
-  """Yields (texts by feature, ids of 'inputs') of every example of a task, unshuffled.
+) -> Iterator[tuple[Any, Iterator[tuple[dict[str, str], Mapping[str, np.ndarray]]]]]:
+  """Yields the `seqio.Task`s, and of each an iterator of its examples, unshuffled: (texts by feature, features).
 
   Raises:
     UserError: as `Evaluator`, before the first example.
@@ -328,8 +328,10 @@ def examples(
     task = data_batches.get_mixture_or_task(name)
     if 'inputs' not in task.output_features:
       raise errors.UserError(f'{name!r} has no inputs to answer: give INPUT, a text file')
-    for example in _raw_examples(task, config):
-      yield example_texts(example, task.output_features), example['inputs']
+    yield (
+      task,
+      ((example_texts(each, task.output_features), each) for each in _raw_examples(task, config)),
+    )
 
 
 def _ranked_labels(task, config):

@@ -59,6 +59,8 @@ class Inference:
     # Replicated, so that each host can read all of the few numbers that come out.
     jit = functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
     self._row_sums = jit(functools.partial(scoring.row_sums, model))
+    self._token_log_probs = jit(functools.partial(scoring.token_log_probs, model))
+    self._encode = jit(functools.partial(scoring.encode, model), static_argnums=2)
 
     @functools.cache
     def decoder(of: options.Decoder):
@@ -90,6 +92,16 @@ class Inference:
   def score(self, params, batches: Iterable[Batch]) -> Iterator[np.ndarray]:
     """Yields the log-probabilities of the targets, float32 [batch], for each batch."""
     return map(scoring.log_probs, self._run(self._row_sums, params, batches))
+
+  def score_tokens(
+    self, params, batches: Iterable[Batch]
+  ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields `scoring.token_log_probs` and where the targets are, [batch, targets_length] each, for each batch."""
+    return self._run(self._token_log_probs, params, batches)
+
+  def encode(self, params, inputs: Iterable[np.ndarray], mean: bool) -> Iterator[np.ndarray]:
+    """Yields `scoring.encode` of each batch of inputs, int32 [batch, inputs_length]."""
+    return self._run(lambda params, inputs: self._encode(params, inputs, mean), params, inputs)
 
   def predict(
     self, params, prompts: Iterable[Prompts], decoder: options.Decoder

@@ -8,7 +8,7 @@ import numpy as np
 from t5x_lite import errors
 from t5x_lite.data import batches as data_batches
 from t5x_lite.decoding import options
-from t5x_lite.evaluation import inference
+from t5x_lite.evaluation import buckets, inference
 
 METHODS = ('generation', 'ranking')
 
@@ -57,17 +57,22 @@ def predict(
 
 
 def _decode(model, params, batches, inputs_length, decoder):
+  """Decodes all rows, those of like length together."""
+  batch_size = len(next(iter(batches[0].values())))
+  rows = np.concatenate([data_batches.inputs_of(batch, inputs_length) for batch in batches])
+  lengths = np.count_nonzero(rows, axis=1)
+  order = []
+
   def prompts():
-    first = 0
-    for batch in batches:
-      inputs = data_batches.inputs_of(batch, inputs_length)
-      yield inference.Prompts(inputs, np.arange(first, first + len(inputs), dtype=np.int32))
-      first += len(inputs)
+    for indices, length in buckets.batches(lengths, batch_size, inputs_length):
+      order.extend(indices)
+      yield inference.Prompts(rows[indices, :length], np.array(indices, np.int32))
 
   decoded = list(model.predict(params, prompts(), decoder))
+  places = np.argsort(order)
   return Predictions(
-    tokens=np.concatenate([each.tokens[:, 0] for each in decoded]),
-    scores=np.concatenate([each.scores[:, 0] for each in decoded]),
+    tokens=np.concatenate([each.tokens[:, 0] for each in decoded])[places],
+    scores=np.concatenate([each.scores[:, 0] for each in decoded])[places],
   )
 
 

@@ -49,6 +49,11 @@ class Run:
     """Returns the `seqio.Vocabulary` that the run keeps in its folder."""
     return vocabulary.load(self.folder / 'vocabulary')
 
+  @property
+  def inputs_end_in_eos(self) -> bool:
+    """Whether inputs end in EOS; not those of a language model of whole texts, which it is to go on with."""
+    return 'inputs' in self.task_feature_lengths
+
   def lengths(self, given: Mapping[str, int] | None = None) -> Mapping[str, int]:
     """Returns the most tokens of 'inputs' and 'targets': those given, or those of training.
 

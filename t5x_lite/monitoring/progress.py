@@ -23,6 +23,7 @@ class Progress:
     start_step: int = 0,
     description: str = 'train',
     *,
+    unit: str = 'step',
     stream=None,
     seconds_between_lines: float = 10,
     clock: Callable[[], float] = time.monotonic,
@@ -33,6 +34,7 @@ class Progress:
       total_steps: the last step; None where it is not known.
       start_step: the step a resumed run starts from.
       description: what is going on.
+      unit: what is counted; of anything but steps the speed is shown.
       stream: where to; standard error if None.
       seconds_between_lines: in a log, the least time from one line to the next; the first and the
         last step always get one.
@@ -40,7 +42,7 @@ class Progress:
     """
     self._total_steps = total_steps
     self._start_step = start_step
-    self._description = description
+    self._unit = unit
     self._stream = sys.stderr if stream is None else stream
     self._seconds_between_lines = seconds_between_lines
     self._clock = clock
@@ -77,7 +79,7 @@ class Progress:
     if now - self._last_line_time >= self._seconds_between_lines or is_last:
       self._last_line_time = now
       total = '' if self._total_steps is None else f'/{self._total_steps}'
-      self._print(' '.join([f'step {step}{total}', *facts]))
+      self._print(' '.join([f'{self._unit} {step}{total}', *facts]))
 
   def message(self, text: str):
     """Writes a line that stays, above the bar if there is one."""
@@ -107,20 +109,17 @@ class Progress:
       facts.append(f'loss {loss:.3f}')
     if (tokens_per_second := metrics.get('tokens_per_second')) is not None:
       facts.append(f'tokens/s {tokens_per_second:,.0f}')
-    if (seconds_left := self._seconds_left(step, metrics.get('steps_per_second'))) is not None:
-      facts.append(f'eta {duration(seconds_left)}')
+    speed = metrics.get('steps_per_second') or self._mean_speed(step)
+    if speed is not None and self._unit != 'step':
+      facts.append(f'{self._unit}s/s {speed:,.1f}')
+    if speed is not None and self._total_steps is not None:
+      facts.append(f'eta {duration(max(0, self._total_steps - step) / speed)}')
     return facts
 
-  def _seconds_left(self, step, steps_per_second):
-    """By the speed just measured, or else by the mean since the start."""
-    if self._total_steps is None:
-      return None
-    if not steps_per_second:
-      elapsed = self._clock() - self._start_time
-      if step <= self._start_step or elapsed <= 0:
-        return None
-      steps_per_second = (step - self._start_step) / elapsed
-    return max(0, self._total_steps - step) / steps_per_second
+  def _mean_speed(self, step):
+    """Steps per second since the start; None if there is nothing to tell it from."""
+    elapsed = self._clock() - self._start_time
+    return (step - self._start_step) / elapsed if step > self._start_step and elapsed > 0 else None
 
 
 def duration(seconds: float) -> str:
