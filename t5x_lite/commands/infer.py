@@ -104,7 +104,8 @@ def infer(
     needs=request.needs,
     labels=request.labels,
   )
-  asked = enumerate(questions.of(source, tokenizer, opened))
+  asked, count = questions.of(source, tokenizer, opened)
+  asked = enumerate(asked)
   model = opened.model(mesh)
   sharding.check_batch_size(batch_size, model.mesh)
   is_stream = writing.is_stream(output_file)
@@ -113,8 +114,10 @@ def infer(
     kept = parts.Parts(output_file, settings, jax.process_index())
     asked = kept.unanswered(asked)
   params = opened.restore(opened.steps[0], model)
-  answered = answers.answer(asked, request, model, params, tokenizer, batch_size)
+  # Who writes to standard input may wait for answers; a file is sorted by length.
+  window = 1 if source.is_standard_input else answers.WINDOW
+  answered = answers.answer(asked, request, model, params, tokenizer, batch_size, window)
   if is_stream:
-    writing.to_stream(answered, output_file, questions.count(source))
+    writing.to_stream(answered, output_file, count)
   else:
-    writing.to_parts(answered, kept, questions.count(source), request.mode == 'encode')
+    writing.to_parts(answered, kept, count, request.mode == 'encode')

@@ -16,8 +16,7 @@ from t5x_lite.data import batches as data_batches
 from t5x_lite.evaluation import buckets, inference, requests
 from t5x_lite.evaluation.questions import Question, Tokenizer
 
-# Batches that are put together before they are sorted by length.
-_WINDOW = 16
+WINDOW = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +52,7 @@ def answer(
   params,
   tokenizer: Tokenizer,
   batch_size: int,
+  window: int = WINDOW,
 ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
   """Answers questions in batches of like length, and yields each batch when it is answered.
 
@@ -63,6 +63,7 @@ def answer(
     params: its parameters.
     tokenizer: the one that the questions are from.
     batch_size: questions at a time.
+    window: batches of questions that are read before they are sorted by length.
 
   Yields:
     (number, answer) of some questions. An answer has the question's fields and
@@ -81,7 +82,8 @@ def answer(
   waiting = collections.deque()
 
   def batches():
-    for batch in _batches(questions, batch_size, tokenizer.lengths['inputs'], refused):
+    longest = tokenizer.lengths['inputs']
+    for batch in _batches(questions, batch_size, window, longest, refused):
       waiting.append(batch)
       yield batch
 
@@ -100,13 +102,13 @@ def _all_of(refused):
     yield number, {**question.fields, 'error': question.error}
 
 
-def _batches(questions, batch_size, longest, refused):
+def _batches(questions, batch_size, window, longest, refused):
   """Puts questions that can be answered into batches; appends the others to `refused`."""
   questions = iter(questions)
-  while window := list(itertools.islice(questions, _WINDOW * batch_size)):
+  while read := list(itertools.islice(questions, window * batch_size)):
     # A prefix is decoded as part of the answer, whose length is bounded, so all of a batch are as long.
     groups = collections.defaultdict(list)
-    for number, question in window:
+    for number, question in read:
       if question.error is None:
         groups[len(question.prefix)].append((number, question))
       else:
@@ -118,16 +120,14 @@ def _batches(questions, batch_size, longest, refused):
         yield _Batch(numbers, chosen, batch_size, length)
 
 
-def in_order(
-  answered: Iterable[list[tuple[int, dict[str, Any]]]], first: int = 0
-) -> Iterator[dict[str, Any]]:
-  """Yields answers by their numbers, `first` and those after it, each as soon as the ones before are there."""
-  waiting = {}
+def in_order(answered: Iterable[list[tuple[int, dict[str, Any]]]]) -> Iterator[dict[str, Any]]:
+  """Yields answers by their numbers, from 0, each as soon as the ones before are there."""
+  waiting, number = {}, 0
   for some in answered:
     waiting.update(some)
-    while first in waiting:
-      yield waiting.pop(first)
-      first += 1
+    while number in waiting:
+      yield waiting.pop(number)
+      number += 1
 
 
 # How a request is met: functions of an iterable of batches, which yield what is told of each of their questions.

@@ -334,6 +334,16 @@ def examples(
     )
 
 
+def count_examples(config: EvaluationConfig) -> int | None:
+  """Returns how many examples there are before preprocessing; None where a source does not say."""
+  tasks = map(data_batches.get_mixture_or_task, task_names(config))
+  counts = [task.num_input_examples(config.split) for task in tasks]
+  if None in counts:
+    return None
+  most = math.inf if config.num_examples is None else config.num_examples
+  return sum(min(count, most) for count in counts)
+
+
 def _ranked_labels(task, config):
   """Labels to rank; None where answers are decoded."""
   return predicting.labels_of(task) if config.predict_by == 'ranking' else None

@@ -117,26 +117,33 @@ class Tokenizer:
     return np.array(ids, np.int32)
 
 
-def of(source: requests.Source, tokenizer: Tokenizer, run: runs.Run) -> Iterator[Question]:
-  """Returns the questions of a source, `source.num_examples` at most.
+def of(
+  source: requests.Source, tokenizer: Tokenizer, run: runs.Run
+) -> tuple[Iterator[Question], int | None]:
+  """Opens a source.
 
   Args:
-    source: where they come from.
+    source: where questions come from.
     tokenizer: what tokenizes them.
     run: the one that is asked.
+
+  Returns:
+    (the questions, how many there are, if that is known before they have been read).
 
   Raises:
     UserError: there is no such source, at once; or a line is bad, when it is reached.
   """
   if source.mixture_or_task_name is None:
-    return itertools.islice(_of_file(source, tokenizer), source.num_examples)
+    questions = _of_file(source, tokenizer)
+    return itertools.islice(questions, source.num_examples), _count_lines(source)
   config = evaluator.EvaluationConfig(
     run.find_tasks(source.mixture_or_task_name),
     tokenizer.lengths,
     source.split,
     num_examples=source.num_examples,
   )
-  return _of_task(config, tokenizer, run.config.has_encoder)
+  questions = _of_task(config, tokenizer, run.config.has_encoder)
+  return questions, evaluator.count_examples(config)
 
 
 def _of_file(source, tokenizer):
@@ -150,9 +157,8 @@ def _of_file(source, tokenizer):
     raise errors.UserError(f'cannot read INPUT={path}: {error.strerror}') from None
 
 
-def count(source: requests.Source) -> int | None:
-  """Returns how many questions a file has; None where that is not known before they have been read."""
-  if source.mixture_or_task_name is not None or not os.path.isfile(source.input_file or ''):
+def _count_lines(source):
+  if not os.path.isfile(source.input_file or ''):
     return source.num_examples
   with open(source.input_file, 'rb') as file:
     return sum(1 for _ in itertools.islice(file, source.num_examples))

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 import pathlib
 import sys
 import time
@@ -32,6 +33,8 @@ def to_stream(answered: Answered, output: str, total: int | None):
     output: see `is_stream`.
     total: the number of questions, if it is known.
   """
+  if jax.process_index() > 0:
+    output = os.devnull  # All hosts have all answers; the first one writes them.
   opened = contextlib.nullcontext(sys.stdout) if output == '-' else open(output, 'w')
   with opened as file:
     for each in answers.in_order(_told(answered, total, 0, is_quiet=file.isatty())):
