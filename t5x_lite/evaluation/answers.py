@@ -115,7 +115,7 @@ def _batches(questions, batch_size, window, longest, refused):
         refused.append((number, question))
     for _, group in sorted(groups.items()):
       lengths = [len(question.inputs) for _, question in group]
-      for indices, length in buckets.batches(lengths, batch_size, longest):
+      for indices, length in buckets.batches(lengths, batch_size, longest, mixed=True):
         numbers, chosen = zip(*(group[i] for i in indices), strict=True)
         yield _Batch(numbers, chosen, batch_size, length)
 

@@ -64,16 +64,17 @@ def _decode(model, params, batches, inputs_length, decoder):
   order = []
 
   def prompts():
-    for indices, length in buckets.batches(lengths, batch_size, inputs_length):
-      order.extend(indices)
-      yield inference.Prompts(rows[indices, :length], np.array(indices, np.int32))
+    for indices, length in buckets.batches(lengths, batch_size, inputs_length, mixed=False):
+      order.append(indices)
+      batch = {'inputs': rows[indices, :length], 'numbers': np.array(indices, np.int32)}
+      yield inference.Prompts(**inference.fill_up(batch, batch_size))
 
-  decoded = list(model.predict(params, prompts(), decoder))
-  places = np.argsort(order)
-  return Predictions(
-    tokens=np.concatenate([each.tokens[:, 0] for each in decoded])[places],
-    scores=np.concatenate([each.scores[:, 0] for each in decoded])[places],
-  )
+  answers = [None] * len(rows)
+  for number, decoded in enumerate(model.predict(params, prompts(), decoder)):
+    for row, place in enumerate(order[number]):
+      answers[place] = (decoded.tokens[row, 0], decoded.scores[row, 0])
+  tokens, scores = zip(*answers, strict=True)
+  return Predictions(np.stack(tokens), np.stack(scores))
 
 
 def _rank(model, params, batches, inputs_length, labels):
