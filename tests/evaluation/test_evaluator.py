@@ -19,7 +19,7 @@ from t5x_lite.models import encoder_decoder
 CONFIG = tiny.config(
   vocab_size=384
 )  # 384 rows for ByteVocabulary's 259 + 100 ids: the rest mean nothing.
-LENGTHS = {'inputs': 12, 'targets': 6}
+LENGTHS = {'inputs': 60, 'targets': 6}  # So that there are several length buckets.
 NUM_EXAMPLES = 19  # Divides by nothing.
 WORDS = ('one', 'two', 'three', 'four', 'five')
 VOCABULARY = seqio.ByteVocabulary(extra_ids=100)
@@ -30,7 +30,7 @@ def rows(split):
   del split
   numbers = range(NUM_EXAMPLES)
   return {
-    'inputs': [WORDS[i % len(WORDS)] * (1 + i % 3) for i in numbers],
+    'inputs': [WORDS[i % len(WORDS)] * (1 + 4 * (i % 3)) for i in numbers],
     'targets': [WORDS[(i + 1) % len(WORDS)] for i in numbers],
   }
 
