@@ -110,7 +110,7 @@ def infer(
   sharding.check_batch_size(batch_size, model.mesh)
   is_stream = writing.is_stream(output_file)
   if not is_stream:
-    settings = parts.settings(opened, request, source, lengths)
+    settings = parts.settings_of(opened, request, source, lengths)
     kept = parts.Parts(output_file, settings, jax.process_index())
     asked = kept.unanswered(asked)
   params = opened.restore(opened.steps[0], model)

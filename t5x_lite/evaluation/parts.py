@@ -6,12 +6,13 @@ While OUTPUT is being made there is a folder OUTPUT.partial beside it:
   answers-0          one line for each answer, in any order: its number, a checksum of its question, the answer
   states-0           of MODE='encode', float32; their lines say which are whose
 
-Each host of a job appends to files of its own number. When all is answered the first host puts the answers in order
+What is an error is kept too, with -1 in place of the checksum, and asked again by whoever goes on. Each host of a job appends to files of its own number. When all is answered the first host puts the answers in order
 into OUTPUT, which so appears whole, and removes the folder. What is killed leaves at most one broken line.
 """
 
 import contextlib
 import dataclasses
+import fcntl
 import json
 import pathlib
 import shutil
@@ -27,7 +28,7 @@ from t5x_lite.evaluation import files, requests, runs
 from t5x_lite.evaluation.questions import Question
 
 
-def settings(
+def settings_of(
   run: runs.Run, request: requests.Request, source: requests.Source, lengths: Mapping[str, int]
 ) -> dict[str, Any]:
   """Returns what answers depend on but for their questions; JSON-able."""
@@ -52,6 +53,9 @@ def _name(transform):
   return f'{function.__module__}.{function.__qualname__}'
 
 
+_OF_ERROR = -1
+
+
 class _Line(NamedTuple):
   """Where an answer is: the bytes from `start` to `end` of a file of answers."""
 
@@ -66,6 +70,7 @@ class Parts:
   """Answers to some questions, on disk.
 
   Attributes:
+    folder: what holds them until all are there.
     num_answered: answers that were there when it was opened.
   """
 
@@ -78,10 +83,10 @@ class Parts:
       host: this host's number.
 
     Raises:
-      UserError: what is there has other settings, or `output` cannot be written.
+      UserError: what is there has other settings, or another process writes it, or it cannot be written.
     """
     self._output = pathlib.Path(output)
-    self._folder = self._output.with_name(f'{self._output.name}.partial')
+    self.folder = self._output.with_name(f'{self._output.name}.partial')
     self._host = host
     self._asked = {}
     self._total = 0
@@ -89,22 +94,31 @@ class Parts:
       raise errors.UserError(f'cannot write OUTPUT={output}: it is a folder')
     try:
       if host == 0:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         self._check(json.loads(json.dumps(settings)))
       sharding.wait_for_hosts('settings')
       lines = list(self._lines())
       sharding.wait_for_hosts('answers')  # Only now may anybody add some.
-      self._answers = open(self._folder / f'answers-{host}', 'ab')
-      self._states = open(self._folder / f'states-{host}', 'ab')
+      self._answers = open(self.folder / f'answers-{host}', 'ab')
+      self._states = open(self.folder / f'states-{host}', 'ab')
+      fcntl.flock(self._answers, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise errors.UserError(
+        f'OUTPUT={output} is being written by another process: wait for it, or name another file'
+      ) from None
     except OSError as error:
-      raise errors.UserError(f'cannot write OUTPUT={output}: {error.strerror}') from None
+      raise self._cannot_write(error) from None
     mine = [line.end for line in lines if line.path.name == f'answers-{host}']
     self._answers.truncate(max(mine, default=0))
-    self._checksums = {line.number: line.checksum for line in lines}
+    answered = (line for line in lines if line.checksum != _OF_ERROR)
+    self._checksums = {line.number: line.checksum for line in answered}
     self.num_answered = len(self._checksums)
 
+  def _cannot_write(self, error):
+    return errors.UserError(f'cannot write OUTPUT={self._output}: {error.strerror}')
+
   def _check(self, settings):
-    path = self._folder / 'settings.json'
+    path = self.folder / 'settings.json'
     if not path.exists():
       with files.atomic_file(path) as file:
         json.dump(settings, file, indent=2)
@@ -113,12 +127,12 @@ class Parts:
     for name in sorted({*begun, *settings}):
       if begun.get(name) != settings.get(name):
         raise errors.UserError(
-          f'{self._folder} was begun with {name}={begun.get(name)!r}, but now it is {settings.get(name)!r}: give the '
+          f'{self.folder} was begun with {name}={begun.get(name)!r}, but now it is {settings.get(name)!r}: give the '
           'same to go on, or remove that folder to begin anew'
         )
 
   def _lines(self) -> Iterator[_Line]:
-    for path in sorted(self._folder.glob('answers-*')):
+    for path in sorted(self.folder.glob('answers-*')):
       end = 0
       with open(path, 'rb') as file:
         for line in file:
@@ -142,23 +156,27 @@ class Parts:
         yield number, question
       elif answered != checksum:
         raise errors.UserError(
-          f'input {number + 1} is not the one that {self._folder} has an answer to: give the same inputs to go on, or '
+          f'input {number + 1} is not the one that {self.folder} has an answer to: give the same inputs to go on, or '
           'remove that folder to begin anew'
         )
 
   def add(self, number: int, answer: Mapping[str, Any], is_mine: bool = True):
     """Keeps the answer to one of the unanswered questions, if it is this host that does."""
-    checksum = self._asked.pop(number)
+    checksum = _OF_ERROR if 'error' in answer else self._asked[number]
+    del self._asked[number]
     if not is_mine:
       return
     answer = dict(answer)
-    if (states := answer.get('states')) is not None:
-      answer['states'] = [f'states-{self._host}', self._states.tell(), *states.shape]
-      self._states.write(states.tobytes())
-      self._states.flush()
-    text = json.dumps(answer, ensure_ascii=False)
-    self._answers.write(f'{number} {checksum} {text}\n'.encode())
-    self._answers.flush()
+    try:
+      if (states := answer.get('states')) is not None:
+        answer['states'] = [f'states-{self._host}', self._states.tell(), *states.shape]
+        self._states.write(states.tobytes())
+        self._states.flush()
+      text = json.dumps(answer, ensure_ascii=False)
+      self._answers.write(f'{number} {checksum} {text}\n'.encode())
+      self._answers.flush()
+    except OSError as error:
+      raise self._cannot_write(error) from None
 
   def finish(self, as_arrays: bool):
     """Writes the file and removes the folder, on the first host when all have come here.
@@ -168,21 +186,31 @@ class Parts:
         [tokens of all inputs, emb_dim] and 'lengths', int32 [inputs]; and of 'errors', a text for each input, empty
         where there is none. The state of an input with an error is NaN.
     """
-    self._answers.close()
-    self._states.close()
+    self.close()
     sharding.wait_for_hosts('all answered')
     if self._host > 0:
       return
-    with files.atomic_file(self._output, 'wb') as file:
-      if as_arrays:
-        self._write_arrays(file)
-      else:
-        file.writelines(self._in_order())
-    shutil.rmtree(self._folder)
+    try:
+      with files.atomic_file(self._output, 'wb') as file:
+        if as_arrays:
+          self._write_arrays(file)
+        else:
+          file.writelines(self._in_order())
+    except OSError as error:
+      raise self._cannot_write(error) from None
+    shutil.rmtree(self.folder)
+
+  def close(self):
+    """Lets others go on with it."""
+    for file in (self._answers, self._states):
+      with contextlib.suppress(OSError):  # Of what did not fit on the disk, which `add` has told.
+        file.close()
 
   def _in_order(self) -> Iterator[bytes]:
     """Yields the answers, a line of JSON each."""
-    lines = sorted(line for line in self._lines() if line.number < self._total)
+    # Where there are an error and an answer, the answer comes after it.
+    by_number = {line.number: line for line in sorted(self._lines())}
+    lines = [line for number, line in by_number.items() if number < self._total]
     with contextlib.ExitStack() as stack:
       opened = {path: stack.enter_context(open(path, 'rb')) for path in {x.path for x in lines}}
       for line in lines:
@@ -213,7 +241,7 @@ class Parts:
     if not place:
       return np.full(size, np.nan, '<f4').tobytes()
     name, start, *_ = place
-    return np.fromfile(self._folder / name, '<f4', size, offset=start).tobytes()
+    return np.fromfile(self.folder / name, '<f4', size, offset=start).tobytes()
 
 
 def _write_array(archive, name, array):

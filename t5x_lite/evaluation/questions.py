@@ -199,6 +199,13 @@ def _from_json(line):
     raise BadQuestion(f'is no JSON ({error.msg} at column {error.colno})') from None
   if not isinstance(fields, dict):
     raise BadQuestion('is no JSON object')
+  try:
+    json.dumps(fields, ensure_ascii=False).encode()
+  except UnicodeEncodeError as error:  # JSON can name halves of characters.
+    half = error.object[error.start]
+    raise BadQuestion(
+      f'has {half.encode("ascii", "backslashreplace").decode()}, which is no character'
+    ) from None
   return fields
 
 

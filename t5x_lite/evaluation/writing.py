@@ -52,11 +52,19 @@ def to_parts(answered: Answered, parts: Parts, total: int | None, as_arrays: boo
     as_arrays: whether the answers are states.
   """
   host = itertools.cycle(range(jax.process_count()))
-  for some in _told(answered, total, parts.num_answered):
-    is_mine = next(host) == jax.process_index()
-    for number, answer in some:
-      parts.add(number, answer, is_mine)
-  parts.finish(as_arrays)
+  try:
+    for some in _told(answered, total, parts.num_answered):
+      is_mine = next(host) == jax.process_index()
+      for number, answer in some:
+        parts.add(number, answer, is_mine)
+    parts.finish(as_arrays)
+  except BaseException:
+    parts.close()
+    print(
+      f'the answers so far are kept in {parts.folder}: the same command goes on from there',
+      file=sys.stderr,
+    )
+    raise
 
 
 def _told(answered, total, num_before, is_quiet=False) -> Iterator[list[tuple[int, Mapping]]]:

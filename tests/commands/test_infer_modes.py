@@ -83,6 +83,7 @@ BAD = {
   'no_text': ('{"inputs": 3}', 'line 2 has inputs=3, which is no text'),
   'no_json': ('a fish', 'line 2 is no JSON (Expecting value at column 1)'),
   'no_object': ('[1]', 'line 2 is no JSON object'),
+  'half': (r'{"inputs": "a \ud83d fish"}', r'line 2 has \ud83d, which is no character'),
   'empty': ('', 'line 2 is empty'),
   'empty_inputs': ('{"inputs": " ", "id": 1}', 'line 2 has empty inputs'),
   'not_utf_8': (b'{"inputs": "caf\xe9"}', 'line 2 is not UTF-8 (byte 16)'),

@@ -1,5 +1,6 @@
 """`t5x-lite infer`, stopped in all ways and started again."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import random_runs
 
 from t5x_lite import cli
+from t5x_lite.evaluation import parts
 
 LINES = [f'{line} {i % 7 * "and a fish "}' for i, line in enumerate(random_runs.LINES * 60)]
 
@@ -144,6 +146,57 @@ def test_what_would_not_fit_is_refused_and_harms_nothing(
   assert cli.main([*arguments, *changed]) == 2
   assert message in capfd.readouterr().err
   assert cli.main(arguments) == 0
+  check_same(answers(output), undisturbed)
+
+
+def test_a_line_that_was_an_error_may_be_mended(
+  arguments, text, tmp_path, undisturbed, capfd, monkeypatch
+):
+  output = tmp_path / 'answers.jsonl'
+  arguments.append(f'--gin.OUTPUT={output}')
+  content = text.read_bytes()
+  text.write_bytes(b'\n' + content.partition(b'\n')[2])
+  with monkeypatch.context() as context:
+    context.setattr(parts.Parts, 'finish', lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    assert cli.main(arguments) == 130
+  assert 'the same command goes on from there' in capfd.readouterr().err
+  assert b'line 1 is empty' in (tmp_path / 'answers.jsonl.partial' / 'answers-0').read_bytes()
+  text.write_bytes(content)
+  assert cli.main(arguments) == 0
+  assert f'{len(LINES) - 1} examples were answered before' in capfd.readouterr().err
+  check_same(answers(output), undisturbed)
+
+
+def test_a_file_that_is_being_written_is_left_alone(arguments, tmp_path, capfd):
+  output = tmp_path / 'answers.jsonl'
+  (tmp_path / 'answers.jsonl.partial').mkdir()
+  with open(tmp_path / 'answers.jsonl.partial' / 'answers-0', 'wb') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    assert cli.main([*arguments, f'--gin.OUTPUT={output}']) == 2
+  assert f'OUTPUT={output} is being written by another process' in capfd.readouterr().err
+
+
+def test_a_full_disk_is_told_and_costs_nothing(
+  arguments, tmp_path, undisturbed, capfd, monkeypatch
+):
+  output = tmp_path / 'answers.jsonl'
+  arguments.append(f'--gin.OUTPUT={output}')
+  add = parts.Parts.add
+  count = iter(range(100))
+
+  def add_until_full(self, *answer):
+    if next(count, None) is None:
+      self._answers = open('/dev/full', 'wb')
+    add(self, *answer)
+
+  with monkeypatch.context() as context:
+    context.setattr(parts.Parts, 'add', add_until_full)
+    assert cli.main(arguments) == 2
+  error = capfd.readouterr().err
+  assert f'cannot write OUTPUT={output}: No space left on device' in error
+  assert f'the answers so far are kept in {output}.partial' in error
+  assert cli.main(arguments) == 0
+  assert '100 examples were answered before' in capfd.readouterr().err
   check_same(answers(output), undisturbed)
 
 
