@@ -188,11 +188,11 @@ def inputs_of(batch: Batch, inputs_length: int) -> np.ndarray:
   return batch['decoder_target_tokens'][:, :inputs_length] * is_input
 
 
-def of_tokens(inputs: np.ndarray, targets: np.ndarray, has_encoder: bool) -> Batch:
+def of_tokens(inputs, targets, has_encoder: bool) -> Batch:
   """Makes a batch, not packed, of which each row has one example.
 
   Args:
-    inputs: int32 [batch, inputs_length]; 0 is padding, after a row's tokens.
+    inputs: int32 [batch, inputs_length], of numpy or of jax; 0 is padding, after a row's tokens.
     targets: int32 [batch, targets_length], likewise.
     has_encoder: whether the model has one, see `T5Config.has_encoder`.
 
@@ -200,21 +200,22 @@ def of_tokens(inputs: np.ndarray, targets: np.ndarray, has_encoder: bool) -> Bat
     The features that the converter of such models gives, but for those of packing.
   """
   batch = {}
-  weights = (targets > 0).astype(np.int32)
+  xp = inputs.__array_namespace__()
+  weights = (targets > 0).astype(xp.int32)
   if has_encoder:
     batch['encoder_input_tokens'] = inputs
   else:
     # Targets come right after a row's inputs.
-    column = np.arange(inputs.shape[1] + targets.shape[1])
-    place = column - np.count_nonzero(inputs, axis=1)[:, None]
-    padded = np.pad(np.concatenate([inputs, targets], axis=1), [(0, 0), (0, 1)])
-    of_targets = np.where(place < targets.shape[1], inputs.shape[1] + place, column.size)
-    targets = np.take_along_axis(padded, np.where(place < 0, column, of_targets), axis=1)
-    weights = ((place >= 0) & (targets > 0)).astype(np.int32)
-    batch['decoder_causal_attention'] = ((place <= 0) & (targets > 0)).astype(np.int32)
+    column = xp.arange(inputs.shape[1] + targets.shape[1])
+    place = column - xp.count_nonzero(inputs, axis=1)[:, None]
+    padded = xp.pad(xp.concatenate([inputs, targets], axis=1), [(0, 0), (0, 1)])
+    of_targets = xp.where(place < targets.shape[1], inputs.shape[1] + place, column.size)
+    targets = xp.take_along_axis(padded, xp.where(place < 0, column, of_targets), axis=1)
+    weights = ((place >= 0) & (targets > 0)).astype(xp.int32)
+    batch['decoder_causal_attention'] = ((place <= 0) & (targets > 0)).astype(xp.int32)
   return batch | {
     'decoder_target_tokens': targets,
-    'decoder_input_tokens': np.pad(targets, [(0, 0), (1, 0)])[:, :-1],
+    'decoder_input_tokens': xp.pad(targets, [(0, 0), (1, 0)])[:, :-1],
     'decoder_loss_weights': weights,
   }
 

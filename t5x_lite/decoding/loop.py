@@ -119,7 +119,7 @@ def decode(
     row_numbers: int32 [batch], see `Step`; None for 0, 1, ...
   """
   model, params = architectures.for_decoding(config, params)
-  variables = {'params': _cast_once(params, config.dtype)}
+  variables = {'params': cast_once(params, config.dtype)}
   batch_size = inputs.shape[0]
   if prefix is None:
     prefix = jnp.zeros((batch_size, 0), jnp.int32)
@@ -171,7 +171,7 @@ def decode(
   return strategy.result(state)
 
 
-def _cast_once(params, dtype):
+def cast_once(params, dtype):
   """Casts what each step would cast, so that a step in bfloat16 reads half the bytes.
 
   The relative position bias stays float32, as it is added to float32 logits.

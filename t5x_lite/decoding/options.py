@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from t5x_lite import errors
 from t5x_lite.decoding import logits, loop, sampling, search
@@ -227,7 +226,8 @@ class Decoder:
 
   def decode(self, config, params, inputs, row_numbers, prefix) -> loop.Decoded:
     """Decodes; see `loop.decode` for the arguments. A prefix of the rows comes after that of all."""
-    common = np.broadcast_to(np.array(self.prefix, np.int32), (len(inputs), len(self.prefix)))
+    common = jnp.array(self.prefix, jnp.int32)
+    common = jnp.broadcast_to(common, (inputs.shape[0], len(self.prefix)))
     prefix = common if prefix is None else jnp.concatenate([common, prefix], axis=1)
     decoded = loop.decode(
       config,

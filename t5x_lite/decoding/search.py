@@ -122,11 +122,12 @@ class BeamSearch:
     num_candidates = 2 * size
     num_tokens = min(num_candidates, scores.shape[-1])
     of_beam, token = top_k(scores, num_tokens)  # [batch, beams, tokens]
-    of_beam = (live.scores[..., None] + of_beam).reshape(len(token), -1)
+    batch_size = token.shape[0]  # len() has none where it is a symbol, in an export.
+    of_beam = (live.scores[..., None] + of_beam).reshape(batch_size, -1)
     scores, candidate = jax.lax.top_k(of_beam, num_candidates)  # [batch, candidates]
     parent = candidate // num_tokens
-    rows = jnp.arange(len(token))[:, None]
-    token = token.reshape(len(token), -1)[rows, candidate]
+    rows = jnp.arange(batch_size)[:, None]
+    token = token.reshape(batch_size, -1)[rows, candidate]
 
     def write(into, values):
       return jax.lax.dynamic_update_slice_in_dim(into, values[..., None], step.index, axis=-1)

@@ -168,7 +168,7 @@ def test_bfloat16_parameters_are_cast_once_without_changing_anything(monkeypatch
   config = dataclasses.replace(TINY, dtype='bfloat16')
   params = random_params(config)
   once = greedy(config, params, INPUTS, 8)
-  monkeypatch.setattr(loop, '_cast_once', lambda params, dtype: params)
+  monkeypatch.setattr(loop, 'cast_once', lambda params, dtype: params)
   each_step = greedy(config, params, INPUTS, 8)
   np.testing.assert_array_equal(once.tokens, each_step.tokens)
   np.testing.assert_array_equal(once.scores, each_step.scores)
