@@ -10,7 +10,7 @@ import tiny
 from t5x_lite import sharding
 from t5x_lite.checkpoints import manager
 from t5x_lite.data import vocabulary
-from t5x_lite.models import encoder_decoder
+from t5x_lite.models import architectures
 from t5x_lite.training import state as training_state
 
 CONFIG = tiny.config(vocab_size=128)
@@ -54,17 +54,31 @@ def write(folder):
   words = vocabulary.train_sentencepiece(
     LINES * 20, folder / 'words.model', vocab_size=28, num_sentinels=4
   )
-  vocabulary.save(words, folder / 'vocabulary')
   module = folder.parent / 'last_word_tasks.py'
   module.write_text(TASKS.format(vocabulary=str(folder / 'vocabulary'), lines=LINES))
+  write_model(folder, CONFIG, words, task='last_word', modules=[str(module)])
+
+
+def write_model(folder, config, words, task, modules=(), lengths=LENGTHS):
+  """Writes the vocabulary and checkpoints 0 and 20 of a model.
+
+  Args:
+    folder: of the run.
+    config: `T5Config`.
+    words: the vocabulary.
+    task: on which it says that it was trained.
+    modules: of the task.
+    lengths: with which.
+  """
+  vocabulary.save(words, folder / 'vocabulary')
   mesh = sharding.make_mesh(sharding.data_parallel())
-  abstract = training_state.abstract_params(encoder_decoder.T5(CONFIG), mesh, sharding.RULES)
+  abstract = training_state.abstract_params(architectures.create(config), mesh, sharding.RULES)
   metadata = {
-    'model': dataclasses.asdict(CONFIG),
+    'model': dataclasses.asdict(config),
     'vocabulary': vocabulary.fingerprint(words),
-    'mixture_or_task_name': 'last_word',
-    'task_feature_lengths': LENGTHS,
-    'modules': [str(module)],
+    'mixture_or_task_name': task,
+    'task_feature_lengths': lengths,
+    'modules': modules,
     'gin': '',
   }
   with manager.CheckpointManager(folder / 'checkpoints') as checkpoints:

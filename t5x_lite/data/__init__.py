@@ -1,4 +1,4 @@
-"""The seqio boundary: the only package that imports TensorFlow."""
+"""The seqio boundary: nothing else but what writes a SavedModel imports TensorFlow."""
 
 import contextlib
 import os

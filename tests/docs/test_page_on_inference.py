@@ -62,3 +62,14 @@ def test_the_model_is_asked_from_python(folder, commands, printed):
   predicted, scores, shape, metrics = run(folder, commands, 'python ask.py').splitlines()[-4:]
   assert 'score' in predicted and len(scores.split()) == 2 and shape.endswith(',)')
   assert "'quickstart_span_corruption': {'loss':" in metrics
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('printed')
+@pytest.mark.parametrize('index, exported, num_lines', [(2, 'exported', 2), (3, 'saved_model', 1)])
+def test_exports_are_asked(folder, commands, index, exported, num_lines):
+  script = blocks(PAGE, 'python')[index]
+  assert f"'{exported}'" in script
+  (folder / f'ask_{exported}.py').write_text(script, encoding='utf-8')
+  lines = run(folder, commands, f'python ask_{exported}.py').splitlines()
+  assert len(lines) == num_lines and '-' in lines[-1]
