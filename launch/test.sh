@@ -10,6 +10,15 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 
 make_environment test
+# What some tests need is installed where it can be; without it they are skipped. Ubuntu has no Chromium
+# but as a snap.
+if [[ $(id -u) == 0 ]] && grep -qs '^ID=debian' /etc/os-release; then
+  missing=()
+  for package in chromium curl; do
+    command -v "$package" >/dev/null || missing+=("$package")
+  done
+  [[ ${#missing[@]} == 0 ]] || install_packages "${missing[@]}" || echo "without ${missing[*]}"
+fi
 ruff check .
 ruff format --check .
 for script in launch/*.sh .ci/run; do

@@ -17,7 +17,7 @@ LEVELS = (
   ('annotations', 'choices', 'errors', 'modules'),
   ('models', 'losses', 'sharding'),
   ('training', 'evaluation', 'decoding', 'checkpoints', 'data', 'monitoring', 'exporting'),
-  ('commands', 'configuration', 'tasks', 'gin_configs', 'api', 'terminal'),
+  ('commands', 'configuration', 'tasks', 'gin_configs', 'api', 'serving', 'terminal'),
   ('cli',),
   ('__main__',),
 )

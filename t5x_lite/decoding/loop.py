@@ -81,6 +81,7 @@ class Step:
     num_new: int32 [batch, 1], the same without the forced prefix.
     is_forced: bool [batch, 1], whether the prefix says what comes.
     row_numbers: int32 [batch], of each input among all; random numbers depend on it.
+    seeds: int32 [batch], those of each input; None for the strategy's own.
     transform: maps logits [batch, width, vocab] to those of the tokens that may come.
   """
 
@@ -88,6 +89,7 @@ class Step:
   num_new: jax.Array
   is_forced: jax.Array
   row_numbers: jax.Array
+  seeds: jax.Array | None
   transform: Callable[[jax.Array], jax.Array] = flax.struct.field(pytree_node=False)
 
 
@@ -101,6 +103,7 @@ def decode(
   transforms: Sequence[Callable] = (),
   prefix=None,
   row_numbers=None,
+  seeds=None,
 ) -> Decoded:
   """Decodes answers to a batch of inputs.
 
@@ -117,6 +120,7 @@ def decode(
     prefix: int32 [batch, prefix_length], tokens with which the answers begin; 0 is padding, after a row's. None for
       none.
     row_numbers: int32 [batch], see `Step`; None for 0, 1, ...
+    seeds: int32 [batch], see `Step`; None for the strategy's.
   """
   model, params = architectures.for_decoding(config, params)
   variables = {'params': cast_once(params, config.dtype)}
@@ -158,6 +162,7 @@ def decode(
       num_new=num_new,
       is_forced=is_forced,
       row_numbers=row_numbers,
+      seeds=seeds,
       transform=functools.partial(transform, state, index, num_new, is_forced),
     )
     state, chosen, parents = strategy.advance(state, logits, step)

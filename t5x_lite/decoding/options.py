@@ -224,7 +224,7 @@ class Decoder:
   max_new_tokens: int
   num_answers: int
 
-  def decode(self, config, params, inputs, row_numbers, prefix) -> loop.Decoded:
+  def decode(self, config, params, inputs, row_numbers, prefix=None, seeds=None) -> loop.Decoded:
     """Decodes; see `loop.decode` for the arguments. A prefix of the rows comes after that of all."""
     common = jnp.array(self.prefix, jnp.int32)
     common = jnp.broadcast_to(common, (inputs.shape[0], len(self.prefix)))
@@ -238,6 +238,7 @@ class Decoder:
       transforms=self.transforms,
       prefix=prefix,
       row_numbers=row_numbers,
+      seeds=seeds,
     )
     return loop.Decoded(
       *(x[:, : self.num_answers] for x in (decoded.tokens, decoded.scores, decoded.token_scores))

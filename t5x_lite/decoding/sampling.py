@@ -31,7 +31,7 @@ class Sampling:
     temperature: what logits are divided by; 0 takes the most probable token.
     filters: transforms of the divided logits, such as `logits.TopK`.
     samples: answers to each input.
-    seed: of the draws.
+    seed: of the draws, where inputs have none of their own.
     eos_id: the token that ends an answer.
   """
 
@@ -79,13 +79,15 @@ class Sampling:
 
   def _uniform(self, step, width):
     """Returns float32 [batch, width, 1] in [0, 1), of this step, a row and an answer to it."""
-    key = jax.random.fold_in(jax.random.key(self.seed), step.index)
 
-    def of_answer(row, answer):
+    def of_answer(seed, row, answer):
+      key = jax.random.fold_in(jax.random.key(seed), step.index)
       return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, row), answer))
 
-    of_row = jax.vmap(of_answer, (None, 0))
-    return jax.vmap(of_row, (0, None))(step.row_numbers, jnp.arange(width))[..., None]
+    seeds, rows = (self.seed, None) if step.seeds is None else (step.seeds, 0)
+    of_row = jax.vmap(of_answer, (None, None, 0))
+    of_rows = jax.vmap(of_row, (rows, 0, None))
+    return of_rows(seeds, step.row_numbers, jnp.arange(width))[..., None]
 
   def is_done(self, state, index):
     del index

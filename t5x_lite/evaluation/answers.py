@@ -158,10 +158,14 @@ def _predict(model, params, vocabulary, decoder, token_scores, batches):
     for batch in batches:
       numbers = np.zeros(batch.num_rows, np.int32)
       numbers[: len(batch.numbers)] = batch.numbers_to_draw
+      seeds = None
+      if batch.questions[0].seed is not None:  # All have one, or none has.
+        seeds = np.zeros(batch.num_rows, np.int32)
+        seeds[: len(batch.numbers)] = [question.seed for question in batch.questions]
       length = len(batch.questions[0].prefix)
       prefix = batch.rows((each.prefix for each in batch.questions), length) if length else None
       sizes.append(len(batch.questions))
-      yield inference.Prompts(batch.inputs, numbers, prefix)
+      yield inference.Prompts(batch.inputs, numbers, prefix, seeds)
 
   sizes = collections.deque()
   for decoded in model.predict(params, prompts(), decoder):

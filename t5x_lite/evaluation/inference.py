@@ -24,11 +24,13 @@ class Prompts(NamedTuple):
     inputs: int32 [batch, inputs_length]; 0 is padding, and a row without tokens fills the batch up.
     numbers: int32 [batch], of the inputs among all of them; what is drawn for them depends on these.
     prefix: int32 [batch, prefix_length], tokens with which each answer begins; None for none.
+    seeds: int32 [batch], of what is drawn; None for that of the decoder. Other seeds compile nothing anew.
   """
 
   inputs: np.ndarray
   numbers: np.ndarray
   prefix: np.ndarray | None = None
+  seeds: np.ndarray | None = None
 
 
 class Inference:
@@ -44,13 +46,14 @@ class Inference:
     rules: what maps logical axes to the mesh's.
   """
 
-  def __init__(self, config, mesh, rules=sharding.RULES):
+  def __init__(self, config, mesh, rules=sharding.RULES, max_decoders: int | None = None):
     """Prepares; compiles nothing yet.
 
     Args:
       config: `T5Config`; scanned or not, as the parameters will be.
       mesh: `jax.sharding.Mesh` on which the parameters lie.
       rules: see `sharding.MeshConfig`.
+      max_decoders: keeps the compiled programs of so many decoders, those last used; None for all.
     """
     self.config = config
     self.mesh = mesh
@@ -62,7 +65,7 @@ class Inference:
     self._token_log_probs = jit(functools.partial(scoring.token_log_probs, model))
     self._encode = jit(functools.partial(scoring.encode, model), static_argnums=2)
 
-    @functools.cache
+    @functools.lru_cache(max_decoders)
     def decoder(of: options.Decoder):
       return jit(lambda params, prompts: of.decode(config, params, *prompts))
 

@@ -27,6 +27,7 @@ class Question:
     prefix: ids with which its answers begin.
     labels: ids of texts to rank, by text.
     number: what is drawn for it depends on this; None is its place among all questions.
+    seed: and on this; None is that of how answers are decoded.
     error: why it cannot be answered; then there are no ids.
   """
 
@@ -36,6 +37,7 @@ class Question:
   prefix: np.ndarray = dataclasses.field(default_factory=lambda: _NO_TOKENS)
   labels: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
   number: int | None = None
+  seed: int | None = None
   error: str | None = None
 
 

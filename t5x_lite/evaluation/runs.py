@@ -111,10 +111,12 @@ class Run:
         )
     return names
 
-  def model(self, mesh_config: sharding.MeshConfig) -> inference.Inference:
-    """Returns the model, on a mesh over all devices."""
+  def model(
+    self, mesh_config: sharding.MeshConfig, max_decoders: int | None = None
+  ) -> inference.Inference:
+    """Returns the model, on a mesh over all devices; for `max_decoders` see `inference.Inference`."""
     mesh = sharding.make_mesh(mesh_config)
-    return inference.Inference(self.config, mesh, mesh_config.rules)
+    return inference.Inference(self.config, mesh, mesh_config.rules, max_decoders)
 
   def restore(self, step: int, model: inference.Inference):
     """Returns the parameters of one checkpoint, each read right into its place on the mesh."""

@@ -16,17 +16,23 @@ INPUTS = np.array([[5, 9, 1, 0], [7, 1, 0, 0], [3, 30, 4, 1], [8, 8, 1, 0]], np.
 
 @functools.cache
 def decoder(strategy, max_length):
-  def jitted(params, inputs, row_numbers):
+  def jitted(params, inputs, row_numbers, seeds):
     return loop.decode(
-      CONFIG, params, inputs, strategy, max_length=max_length, row_numbers=row_numbers
+      CONFIG,
+      params,
+      inputs,
+      strategy,
+      max_length=max_length,
+      row_numbers=row_numbers,
+      seeds=seeds,
     )
 
   return jax.jit(jitted)
 
 
-def decode(inputs, strategy, max_length=6, first_row=0):
+def decode(inputs, strategy, max_length=6, first_row=0, seeds=None):
   row_numbers = first_row + np.arange(len(inputs))
-  decoded = decoder(strategy, max_length)(tiny.params(CONFIG), inputs, row_numbers)
+  decoded = decoder(strategy, max_length)(tiny.params(CONFIG), inputs, row_numbers, seeds)
   return jax.tree.map(np.asarray, decoded)
 
 
@@ -86,6 +92,16 @@ def test_samples_depend_on_the_seed_and_on_the_number_of_the_row_alone():
     assert (other.tokens != whole.tokens).any(axis=(1, 2)).all()
   # The samples of an input are not each other's copies.
   assert len({tokens.tobytes() for tokens in whole.tokens.reshape(12, -1)}) == 12
+
+
+def test_inputs_with_seeds_of_their_own_are_drawn_as_with_these_alone():
+  with_seeds = {
+    seed: decode(INPUTS, sampling.Sampling(1.0, samples=3, seed=seed)) for seed in (5, 6)
+  }
+  seeds = np.array([5, 6, 6, 5], np.int32)
+  mixed = decode(INPUTS, sampling.Sampling(1.0, samples=3), seeds=seeds)
+  for i, seed in enumerate(seeds):
+    np.testing.assert_array_equal(mixed.tokens[i], with_seeds[seed].tokens[i])
 
 
 def test_the_most_probable_sample_comes_first_and_low_temperatures_are_greedy():

@@ -1,6 +1,8 @@
 """The commands of docs/inference.md, as they stand there."""
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 from pages import blocks, run, scripts
@@ -11,7 +13,8 @@ PAGE = 'docs/inference.md'
 @pytest.fixture(scope='module')
 def printed(folder, commands, shell):
   """Function of a part of a script: the JSON lines that the script printed, and all its lines."""
-  outputs = {script: shell(script).splitlines() for script in scripts(PAGE)}
+  asked = [script for script in scripts(PAGE) if 't5x-lite serve' not in script]
+  outputs = {script: shell(script).splitlines() for script in asked}
 
   def of(part):
     [lines] = [lines for script, lines in outputs.items() if part in script]
@@ -73,3 +76,29 @@ def test_exports_are_asked(folder, commands, index, exported, num_lines):
   (folder / f'ask_{exported}.py').write_text(script, encoding='utf-8')
   lines = run(folder, commands, f'python ask_{exported}.py').splitlines()
   assert len(lines) == num_lines and '-' in lines[-1]
+
+
+@pytest.mark.slow
+def test_the_server_answers_what_the_page_asks(folder, commands, printed):
+  if shutil.which('curl') is None:
+    pytest.skip('install curl to ask as the page does')
+  # Other flags than those of the process that commands share: a server is one of its own.
+  flags = commands.environment['XLA_FLAGS'] + ' --xla_force_host_platform_device_count=1'
+  alone = dataclasses.replace(commands, environment=commands.environment | {'XLA_FLAGS': flags})
+  [script] = [script for script in scripts(PAGE) if 't5x-lite serve' in script]
+  health, predicted, scored, batches = _split(run(folder, alone, script))
+  assert health == {'status': 'ready'}
+  assert [len(answer['answers']) for answer in predicted['answers']] == [2, 2]
+  [first, *_], _ = printed('MODE=score')
+  assert scored == {'scores': [pytest.approx(first['score'], rel=1e-4)]}
+  assert batches.startswith('t5x_lite_batch_texts_count')
+
+
+def _split(text):
+  """The JSON objects at the start of a text, which follow each other without a space, and the rest."""
+  decoder, found = json.JSONDecoder(), []
+  while text.startswith('{'):
+    value, end = decoder.raw_decode(text)
+    found.append(value)
+    text = text[end:]
+  return [*found, text]
