@@ -6,8 +6,9 @@ While OUTPUT is being made there is a folder OUTPUT.partial beside it:
   answers-0          one line for each answer, in any order: its number, a checksum of its question, the answer
   states-0           of MODE='encode', float32; their lines say which are whose
 
-What is an error is kept too, with -1 in place of the checksum, and asked again by whoever goes on. Each host of a job appends to files of its own number. When all is answered the first host puts the answers in order
-into OUTPUT, which so appears whole, and removes the folder. What is killed leaves at most one broken line.
+What is an error is kept too, with -1 in place of the checksum, and asked again by whoever goes on. Each host of a job
+appends to files of its own number. When all is answered the first host puts the answers in order into OUTPUT, which so
+appears whole, and removes the folder. What is killed leaves at most one broken line.
 """
 
 import contextlib

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import fastapi
 from fastapi import responses
 from starlette import exceptions
+from starlette import requests as starlette_requests
 
 from t5x_lite import errors
 from t5x_lite.decoding import options
@@ -80,6 +81,8 @@ class Service:
         # Long texts take long to tokenize.
         key, items = await asyncio.to_thread(question, self.engine, content)
         return await _unless_gone(request, self.batcher.submit(key, items))
+    except starlette_requests.ClientDisconnect:
+      raise _gone() from None
     except TimeoutError:
       raise exceptions.HTTPException(
         504, f'not answered within {self.limits.request_timeout:g} s'
@@ -107,19 +110,23 @@ async def _read(request, max_body):
 async def _unless_gone(request, future):
   """The result of a future, which is cancelled if the client does not wait for it."""
 
-  async def gone():
+  async def leave():
     while (await request.receive())['type'] != 'http.disconnect':
       pass
 
-  answered, left = asyncio.wrap_future(future), asyncio.create_task(gone())
+  answered, left = asyncio.wrap_future(future), asyncio.create_task(leave())
   try:
     await asyncio.wait((answered, left), return_when=asyncio.FIRST_COMPLETED)
     if not answered.done():
-      raise exceptions.HTTPException(_CLIENT_HAS_GONE, 'the client has gone')
+      raise _gone()
     return answered.result()
   finally:
     answered.cancel()
     left.cancel()
+
+
+def _gone():
+  return exceptions.HTTPException(_CLIENT_HAS_GONE, 'the client has gone')
 
 
 class _Observed:

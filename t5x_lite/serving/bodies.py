@@ -17,7 +17,7 @@ _Texts = Annotated[
     {'anyOf': [{'type': 'string'}, {'type': 'array', 'items': {'type': 'string'}}]}
   ),
 ]
-# JSON is checked where the code that takes an option takes what it says it does.
+# Where `DecodingConfig` does not say all that it takes, or takes numbers that no array holds.
 _TYPES = {
   int: _Int32,
   int | None: _Int32 | None,

@@ -100,12 +100,10 @@ class Engine:
           f'{", ".join(sorted(given))}: this server takes no options but its own and a seed'
         )
     numbers = itertools.count() if 'seed' in given else self._numbers
+    request, seed = self._request(decoding), decoding.seed
     asked = self._asked([{'inputs': text} for text in texts], self._tokenizer)
     return decoder, [
-      _Item(
-        self._request(decoding),
-        dataclasses.replace(each, number=next(numbers) % _INT32.max, seed=decoding.seed),
-      )
+      _Item(request, dataclasses.replace(each, number=next(numbers) % _INT32.max, seed=seed))
       for each in asked
     ]
 

@@ -32,10 +32,11 @@ class Limits:
 
   def __post_init__(self):
     for field in dataclasses.fields(self):
-      value, is_wait = getattr(self, field.name), field.name in ('batch_wait', 'drain_timeout')
-      least = 'at least 0' if is_wait else 'above 0' if field.type is float else 'at least 1'
-      if value < 0 or (value == 0 and not is_wait):
-        raise errors.UserError(f'{field.name.upper()}={value} must be {least}')
+      value, may_be_0 = getattr(self, field.name), field.name in ('batch_wait', 'drain_timeout')
+      if value < 0 or (value == 0 and not may_be_0):
+        raise errors.UserError(
+          f'{field.name.upper()}={value} must be {"at least" if may_be_0 else "above"} 0'
+        )
     if self.max_texts > self.max_queue:
       raise errors.UserError(
         f'MAX_TEXTS={self.max_texts} of one request would never fit MAX_QUEUE={self.max_queue}: '

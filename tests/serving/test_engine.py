@@ -94,7 +94,7 @@ def test_options_of_the_server_keep_to_its_limits(opened, decoding, bounds, told
 @pytest.mark.parametrize(
   'bounds, told',
   [
-    ({'max_queue': 0}, 'MAX_QUEUE=0 must be at least 1'),
+    ({'max_queue': 0}, 'MAX_QUEUE=0 must be above 0'),
     ({'batch_wait': -0.1}, 'BATCH_WAIT=-0.1 must be at least 0'),
     ({'request_timeout': 0.0}, 'REQUEST_TIMEOUT=0.0 must be above 0'),
     ({'max_texts': 65, 'max_queue': 64}, 'MAX_TEXTS=65 .* would never fit MAX_QUEUE=64'),

@@ -102,6 +102,20 @@ def test_a_request_that_is_never_sent_whole_is_given_up(server):
     assert connection.recv(2**16).startswith(b'HTTP/1.1 504 ')
 
 
+def test_a_client_that_goes_before_it_has_asked_does_no_harm(server):
+  def gone():
+    return server.metric('t5x_lite_requests_total{endpoint="/predict",status="499"}')
+
+  before = gone()
+  with socket.create_connection(('127.0.0.1', server.port)) as connection:
+    connection.sendall(
+      b'POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n'
+      b'Content-Length: 100\r\n\r\n{'
+    )
+  server.wait_for(lambda: gone() == before + 1)
+  assert 'Traceback' not in server.log()
+
+
 def test_a_client_that_has_gone_leaves_the_queue(server, gate, pool):
   first = block(server, gate, pool)
   content = b'{"inputs": "red"}'
@@ -187,7 +201,7 @@ def test_mistakes_are_one_line(random_run, tmp_path, capsys):
     (tmp_path / 'none', '--gin.PORT=0', 'there is no such folder'),
     (random_run, '--gin.HOST=no.such.host.invalid', 'cannot listen on HOST=no.such.host.invalid'),
     (random_run, '--gin.PORT=70000', 'cannot listen on HOST=127.0.0.1 PORT=70000'),
-    (random_run, '--gin.MAX_QUEUE=0', 'MAX_QUEUE=0 must be at least 1'),
+    (random_run, '--gin.MAX_QUEUE=0', 'MAX_QUEUE=0 must be above 0'),
     (random_run, '--gin.CHECKPOINT=all', "CHECKPOINT='all' are several"),
   ):
     assert command(run, flag) == 2
