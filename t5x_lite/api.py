@@ -141,6 +141,7 @@ def load(
   batch_size: int = 32,
   cut_long_inputs: bool = False,
   dtype: str | None = None,
+  weights: str | None = None,
   mesh: sharding.MeshConfig | None = None,
 ) -> Model:
   """Loads a run, such as one that `t5x-lite train` or `t5x-lite convert` has written.
@@ -152,12 +153,13 @@ def load(
     batch_size: texts at a time, over all devices.
     cut_long_inputs: whether inputs with more tokens are cut, and not refused.
     dtype: of the activations, 'float32' or 'bfloat16'; None for what it was trained in.
+    weights: 'bfloat16' or 'int8', in less memory and with less exact results; None for float32.
     mesh: the devices; None for all, each with a share of a batch.
 
   Raises:
     UserError: there is no such checkpoint.
   """
-  run = runs.open_run(path, checkpoint, dtype=dtype)
+  run = runs.open_run(path, checkpoint, dtype=dtype, weights=weights)
   if len(run.steps) > 1:
     raise errors.UserError(f"checkpoint={checkpoint!r} are several: give 'latest' or a step")
   return Model(

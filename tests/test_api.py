@@ -53,6 +53,16 @@ def test_it_evaluates_as_the_command_does(random_run, model, capfd):
   assert model.evaluate('last_word', num_examples=2).keys() == results.keys()
 
 
+@pytest.mark.parametrize('weights', ['bfloat16', 'int8'])
+def test_smaller_weights_answer_nearly_alike(random_run, model, weights):
+  small = t5x_lite.load(random_run, batch_size=8, weights=weights)
+  targets = ['red'] * len(LINES)
+  exact, scores = model.score(LINES, targets), small.score(LINES, targets)
+  assert np.any(scores != exact)
+  np.testing.assert_allclose(scores, exact, rtol=0.02)
+  assert len(small.predict(LINES, num_beams=2)) == len(LINES)
+
+
 def test_mistakes_are_told(random_run, model):
   with pytest.raises(errors.UserError, match='2 inputs, but 1 targets: give one to each'):
     model.score(['a', 'b'], ['c'])

@@ -55,11 +55,12 @@ class Weights:
       )
     return plan
 
-  def restore_params(self, abstract_params):
+  def restore_params(self, abstract_params, keep=None):
     """Returns the parameters, reading one after the other; of a scanned one all layers at a time.
 
     Args:
       abstract_params: pytree of jax.ShapeDtypeStruct with shardings, of either form of layers.
+      keep: function of a name and its array; returns what is kept in its place. None keeps all.
 
     Raises:
       UserError: they do not fit, in which case nothing is read.
@@ -68,10 +69,10 @@ class Weights:
     plan = self.plan({name: tuple(leaf.shape) for name, leaf in wanted.items()})
     # Not in the order of the run: an array that holds several of these would be read many times.
     kept_order = {name: position for position, name in enumerate(self.shapes)}
-    made = {
-      name: _make(plan[name], wanted[name], self.read)
-      for name in sorted(wanted, key=lambda name: kept_order[plan[name].names[0]])
-    }
+    made = {}
+    for name in sorted(wanted, key=lambda name: kept_order[plan[name].names[0]]):
+      array = _make(plan[name], wanted[name], self.read)
+      made[name] = array if keep is None else keep(name, array)
     return layout.rebuild(abstract_params, made)
 
   def restore_state(self, abstract_state):

@@ -136,6 +136,7 @@ def decode(
   mesh: 'MeshConfig',
   task_feature_lengths: Mapping,
   decodings: Mapping[str, 'DecodingConfig'],
+  weights: str | None = None,
   batch_size: int = 8,
   new_tokens: int = 64,
   steps: int = 5,
@@ -150,6 +151,7 @@ def decode(
     batch_size: inputs, over all devices.
     task_feature_lengths: {'inputs': tokens}.
     decodings: ways to decode, by name.
+    weights: 'bfloat16', 'int8', or None for float32.
     new_tokens: tokens decoded; none of them ends an answer.
     steps: batches timed of each, after one that is not.
 
@@ -159,10 +161,11 @@ def decode(
   import time
 
   import jax
+  import jax.numpy as jnp
   import numpy as np
 
   from t5x_lite import sharding
-  from t5x_lite.models import architectures
+  from t5x_lite.models import architectures, quantization
   from t5x_lite.monitoring import flops
   from t5x_lite.training import state as training_state
 
@@ -179,8 +182,10 @@ def decode(
   with sharding.activate(devices, mesh.rules):
     module = architectures.create(model)
     abstract = training_state.abstract_params(module, devices, mesh.rules)
+    figures['parameters'] = sum(x.size for x in jax.tree.leaves(abstract))
     params = training_state.create_params(module, abstract, seed=0)
-    figures['parameters'] = sum(x.size for x in jax.tree.leaves(params))
+    params = quantization.keep_all(params, weights)
+    figures['parameter_bytes'] = sum(x.nbytes for x in jax.tree.leaves(params))
     for name, decoder in decoders.items():
 
       def function(params, batch, decoder=decoder):
@@ -194,9 +199,12 @@ def decode(
         start = time.perf_counter()
         jax.block_until_ready(run(params, batch))
         times[name].append(time.perf_counter() - start)
+  weight_bytes = min(jnp.dtype(kind).itemsize for kind in (model.dtype, weights or 'float32'))
   for name, decoder in decoders.items():
     width = decoder.strategy.samples * decoder.strategy.beams
-    cost = flops.decode_cost(model, batch_size, inputs_length, new_tokens, width=width)
+    cost = flops.decode_cost(
+      model, batch_size, inputs_length, new_tokens, width=width, weight_bytes=weight_bytes
+    )
     seconds = _median(times[name][1:])
     figures |= {
       **_times(f'{name}_batch', times[name][1:]),

@@ -45,6 +45,7 @@ def evaluate(
   batch_size: int = 128,
   num_examples: int | None = None,
   dtype: str | None = None,
+  weights: str | None = None,
   base_checkpoint_path: str | None = None,
   use_cached: bool = False,
   glue_submission: bool = False,
@@ -65,6 +66,7 @@ def evaluate(
     batch_size: examples at a time, over all devices.
     num_examples: the most examples of each task, or None for all.
     dtype: of the activations, or None for the run's own.
+    weights: 'bfloat16', 'int8', or None for float32.
     base_checkpoint_path: where the base of checkpoints without it is now, or None.
     use_cached: read the task from its cache.
     glue_submission: predict the test split in place of all that, for the leaderboards.
@@ -80,7 +82,9 @@ def evaluate(
   from t5x_lite.evaluation import leaderboards, runs
   from t5x_lite.monitoring import metrics as monitoring
 
-  opened = runs.open_run(model_dir, checkpoint, dtype=dtype, base_path=base_checkpoint_path)
+  opened = runs.open_run(
+    model_dir, checkpoint, dtype=dtype, weights=weights, base_path=base_checkpoint_path
+  )
   names = opened.find_tasks(mixture_or_task_name)
   is_writer = jax.process_index() == 0
   model = opened.model(mesh)

@@ -39,6 +39,7 @@ def export(
   task_feature_lengths: Mapping[str, int] | None = None,
   cut_long_inputs: bool = False,
   dtype: str | None = None,
+  weights: str | None = None,
   base_checkpoint_path: str | None = None,
 ):
   """Writes the folder and says how it is used.
@@ -53,13 +54,16 @@ def export(
     task_feature_lengths: most tokens of 'inputs' and 'targets'; None for those of the run.
     cut_long_inputs: whether texts with more tokens are cut, and not refused.
     dtype: of the activations, or None for the run's own.
+    weights: 'bfloat16', 'int8', or None for float32.
     base_checkpoint_path: where the base of checkpoints without it is now, or None.
   """
   from t5x_lite import errors
   from t5x_lite.evaluation import runs
   from t5x_lite.exporting import artifact
 
-  opened = runs.open_run(model_dir, checkpoint, dtype=dtype, base_path=base_checkpoint_path)
+  opened = runs.open_run(
+    model_dir, checkpoint, dtype=dtype, weights=weights, base_path=base_checkpoint_path
+  )
   if len(opened.steps) > 1:
     raise errors.UserError(f"CHECKPOINT={checkpoint!r} are several: give 'latest' or a step")
   artifact.write(

@@ -51,6 +51,7 @@ def infer(
   task_feature_lengths: Mapping[str, int] | None = None,
   batch_size: int = 64,
   dtype: str | None = None,
+  weights: str | None = None,
   base_checkpoint_path: str | None = None,
 ):
   """Answers and writes.
@@ -67,6 +68,7 @@ def infer(
     task_feature_lengths: most tokens of 'inputs' and 'targets'; None for those of the run.
     batch_size: inputs at a time, over all devices.
     dtype: of the activations, or None for the run's own.
+    weights: 'bfloat16', 'int8', or None for float32.
     base_checkpoint_path: where the base of checkpoints without it is now, or None.
   """
   import sys
@@ -90,7 +92,9 @@ def infer(
     raise errors.UserError(
       f"MODE='encode' writes arrays, OUTPUT={output_file} takes text: name a file, states.npz"
     )
-  opened = runs.open_run(model_dir, checkpoint, dtype=dtype, base_path=base_checkpoint_path)
+  opened = runs.open_run(
+    model_dir, checkpoint, dtype=dtype, weights=weights, base_path=base_checkpoint_path
+  )
   lengths = opened.lengths(task_feature_lengths)
   if interactive or (is_asked_here and sys.stdin.isatty()):
     terminal.converse(api.Model(opened, mesh, lengths, batch_size=None), request.decoding)

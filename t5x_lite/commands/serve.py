@@ -46,6 +46,7 @@ def serve(
   cut_long_inputs: bool = False,
   batch_size: int = 16,
   dtype: str | None = None,
+  weights: str | None = None,
   base_checkpoint_path: str | None = None,
 ):
   """Serves until SIGTERM or SIGINT.
@@ -62,6 +63,7 @@ def serve(
     cut_long_inputs: whether inputs that are too long are cut, and not refused.
     batch_size: the most texts at a time, over all devices.
     dtype: of the activations, or None for the run's own.
+    weights: 'bfloat16', 'int8', or None for float32.
     base_checkpoint_path: where the base of checkpoints without it is now, or None.
   """
   from t5x_lite import errors
@@ -74,7 +76,9 @@ def serve(
       f"`t5x-lite serve` needs {error.name}: pip install 't5x_lite[serve]'"
     ) from None
 
-  opened = runs.open_run(model_dir, checkpoint, dtype=dtype, base_path=base_checkpoint_path)
+  opened = runs.open_run(
+    model_dir, checkpoint, dtype=dtype, weights=weights, base_path=base_checkpoint_path
+  )
   lengths = opened.lengths(task_feature_lengths)
   if len(opened.steps) > 1:
     raise errors.UserError(f"CHECKPOINT={checkpoint!r} are several: give 'latest' or a step")

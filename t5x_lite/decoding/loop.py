@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from t5x_lite import sharding
 from t5x_lite.decoding import logits as logits_lib
-from t5x_lite.models import architectures, beams
+from t5x_lite.models import architectures, beams, quantization
 
 EOS_ID = 1
 
@@ -179,10 +179,15 @@ def decode(
 def cast_once(params, dtype):
   """Casts what each step would cast, so that a step in bfloat16 reads half the bytes.
 
-  The relative position bias stays float32, as it is added to float32 logits.
+  The relative position bias stays float32, as it is added to float32 logits, and what has fewer
+  bytes stays as it is, see `models.quantization`.
   """
 
-  def cast(path, x):
-    return x if sharding.names(path)[-1] == 'rel_embedding' else x.astype(dtype)
+  def is_int8(x):
+    return isinstance(x, quantization.Int8)
 
-  return jax.tree_util.tree_map_with_path(cast, params)
+  def cast(path, x):
+    stays = is_int8(x) or x.dtype != jnp.float32 or sharding.names(path)[-1] == 'rel_embedding'
+    return x if stays else x.astype(dtype)
+
+  return jax.tree_util.tree_map_with_path(cast, params, is_leaf=is_int8)

@@ -39,6 +39,7 @@ def settings_of(
     'MODEL_DIR': str(run.folder),
     'CHECKPOINT': run.steps[0],
     'DTYPE': run.config.dtype,
+    'WEIGHTS': run.weights,
     'TASK_FEATURE_LENGTHS': {name: lengths[name] for name in sorted(lengths)},
     'MODE': request.mode,
     'LABELS': list(request.labels),

@@ -5,6 +5,7 @@ on and the fingerprint of its vocabulary, so that nobody has to say these things
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,11 @@ from etils import epath
 
 from t5x_lite import choices, errors, sharding
 from t5x_lite import modules as user_modules
+from t5x_lite.checkpoints import foreign, origins
 from t5x_lite.checkpoints import manager as checkpoint_manager
-from t5x_lite.checkpoints import origins
 from t5x_lite.data import batches, vocabulary
 from t5x_lite.evaluation import inference
-from t5x_lite.models import architectures
+from t5x_lite.models import architectures, quantization
 from t5x_lite.models.config import T5Config
 from t5x_lite.training import state as training_state
 
@@ -34,6 +35,7 @@ class Run:
     fingerprint: of its vocabulary, see `data.vocabulary.fingerprint`; None if it is not known.
     modules: the user's modules that registered its tasks.
     newest: the last of the checkpoints.
+    weights: how parameters are kept, see `models.quantization`.
   """
 
   folder: epath.Path
@@ -44,6 +46,7 @@ class Run:
   fingerprint: Mapping[str, Any] | None
   modules: Sequence[str]
   newest: origins.Checkpoint
+  weights: str | None = None
 
   def load_vocabulary(self):
     """Returns the `seqio.Vocabulary` that the run keeps in its folder."""
@@ -123,7 +126,15 @@ class Run:
     abstract = training_state.abstract_params(
       architectures.create(self.config), model.mesh, model.rules
     )
-    return dataclasses.replace(self.newest, step=step).restore_params(abstract)
+    checkpoint = dataclasses.replace(self.newest, step=step)
+    if self.weights is None:
+      return checkpoint.restore_params(abstract)
+    # One after the other, so that they are never all there in float32.
+    one_by_one = foreign.Weights(
+      checkpoint.path, self.config, checkpoint.vocabulary, checkpoint.shapes, checkpoint.read
+    )
+    keep = functools.partial(quantization.keep, weights=self.weights)
+    return one_by_one.restore_params(abstract, keep)
 
 
 def open_run(
@@ -131,6 +142,7 @@ def open_run(
   checkpoint: str | int | Sequence[int] = 'latest',
   *,
   dtype: str | None = None,
+  weights: str | None = None,
   base_path=None,
 ) -> Run:
   """Opens a run's folder; no parameters are read yet.
@@ -141,11 +153,14 @@ def open_run(
     model_dir: the run's folder, or one of its checkpoints/STEP folders.
     checkpoint: 'latest', 'all', a step, or several.
     dtype: of the activations, instead of the one the model was trained in.
+    weights: None for float32, 'bfloat16' or 'int8', see `models.quantization`.
     base_path: where the base is, if checkpoints of the trained parameters alone had another path.
 
   Raises:
-    UserError: there is no such checkpoint, or it does not say what it is of.
+    UserError: there is no such checkpoint, or it does not say what it is of; or nobody keeps
+      weights in that way.
   """
+  quantization.check(weights)
   checkpoints, latest = checkpoint_manager.open_checkpoint(model_dir)
   if checkpoint == 'latest':
     steps = [latest]
@@ -172,4 +187,5 @@ def open_run(
     fingerprint=newest.vocabulary,
     modules=newest.metadata.get('modules', ()),
     newest=newest,
+    weights=weights,
   )

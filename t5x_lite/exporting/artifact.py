@@ -29,7 +29,7 @@ import numpy as np
 
 import t5x_lite
 from t5x_lite import errors
-from t5x_lite.checkpoints import folders
+from t5x_lite.checkpoints import folders, layout
 from t5x_lite.data import vocabulary as vocabularies
 from t5x_lite.decoding import options
 from t5x_lite.evaluation import runs
@@ -79,10 +79,12 @@ def write(
     'vocabulary': fingerprint,
     'decoding': dataclasses.asdict(decoding),
     'model': dataclasses.asdict(run.config),
+    'weights': run.weights or 'float32',
   }
   with folders.new(folder) as unfinished:
-    weights = programs.weights(run.newest, run.config.dtype)
-    made = programs.make(run.config, decoder, lengths, weights, targets)
+    params = programs.read(run.newest, run.config.dtype, run.weights)
+    made = programs.make(run.config, decoder, lengths, params, targets)
+    weights = layout.flatten(params)
     if file_format == 'jax':
       _write_for_jax(unfinished, made, weights, vocabulary, fingerprint['type'])
     else:

@@ -2,17 +2,17 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.export
 import jax.numpy as jnp
-import numpy as np
 
 from t5x_lite import errors
 from t5x_lite.checkpoints import layout
 from t5x_lite.data import batches
 from t5x_lite.decoding import loop, options, scoring
-from t5x_lite.models import architectures
+from t5x_lite.models import architectures, quantization
 from t5x_lite.models.config import T5Config
 
 PLATFORMS = ('cpu', 'cuda', 'rocm', 'tpu')
@@ -53,7 +53,7 @@ class Targets:
 class Program:
   """One function for one shape of batch.
 
-  Its arguments are the parameters, `weights`' flat dict, and for
+  Its arguments are the arrays of `read`, by name, and for
 
     predict: inputs int32 [batch, inputs_length] and numbers int32 [batch], on which draws depend;
       it returns (tokens int32 [batch, answers, length], scores float32 [batch, answers]), see
@@ -76,7 +76,7 @@ def make(
   config: T5Config,
   decoder: options.Decoder,
   lengths: Mapping[str, int],
-  weights: Mapping[str, np.ndarray],
+  params: Mapping[str, Any],
   targets: Targets,
 ) -> list[Program]:
   """Traces and lowers; no accelerator is needed for it.
@@ -85,25 +85,26 @@ def make(
     config: of the model, its layers unrolled.
     decoder: how answers are decoded.
     lengths: the most tokens of 'inputs' and 'targets'.
-    weights: see `weights`.
+    params: from `read`.
     targets: what for.
 
   Raises:
     UserError: a user's transform of logits needs to know the size of the batch.
   """
   model = architectures.create(config)
+  arrays = layout.flatten(params)
 
   def predict(weights, inputs, numbers):
-    decoded = decoder.decode(config, layout.unflatten(weights), inputs, numbers, None)
+    decoded = decoder.decode(config, layout.rebuild(params, weights), inputs, numbers, None)
     return decoded.tokens, decoded.scores
 
   def score(weights, inputs, targets):
     batch = batches.of_tokens(inputs, targets, config.has_encoder)
-    return scoring.log_probs(scoring.row_sums(model, layout.unflatten(weights), batch))
+    return scoring.log_probs(scoring.row_sums(model, layout.rebuild(params, weights), batch))
 
   def lower(function, batch_size, *lengths):
     rows = [jax.ShapeDtypeStruct((batch_size, *length), jnp.int32) for length in lengths]
-    return jax.export.export(jax.jit(function), platforms=targets.platforms)(weights, *rows)
+    return jax.export.export(jax.jit(function), platforms=targets.platforms)(arrays, *rows)
 
   programs = []
   inputs_length, targets_length = (lengths['inputs'],), (lengths['targets'],)
@@ -123,12 +124,18 @@ def make(
   return programs
 
 
-def weights(checkpoint, dtype: str) -> dict[str, np.ndarray]:
-  """Returns the parameters by their names, layers unrolled, in the dtypes they are computed with.
+def read(checkpoint, dtype: str, weights: str | None) -> dict[str, Any]:
+  """Returns the parameters as they are computed with, their layers unrolled.
 
   Args:
     checkpoint: `checkpoints.origins.Checkpoint`.
     dtype: of the activations.
+    weights: see `models.quantization`.
+
+  Returns:
+    nested dict; of an int8 matrix, two arrays are `.../kernel/values` and `.../kernel/scale`.
   """
-  params = {name: checkpoint.read(name) for name in checkpoint.shapes}
-  return layout.flatten(loop.cast_once(layout.unflatten(params), jnp.dtype(dtype)))
+  params = {
+    name: quantization.keep(name, checkpoint.read(name), weights) for name in checkpoint.shapes
+  }
+  return loop.cast_once(layout.unflatten(params), jnp.dtype(dtype))

@@ -37,7 +37,7 @@ def apply(dense, x, kernel, project):
   Args:
     dense: the `layers.Dense`, in whose scope the adapter's parameters are made.
     x: [..., inputs].
-    kernel: [inputs, features], in the dtype of x.
+    kernel: [inputs, features].
     project: function of (x, matrix), see `layers.project`.
 
   Returns:

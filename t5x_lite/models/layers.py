@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from t5x_lite.models import adapters, parameters
+from t5x_lite.models import adapters, parameters, quantization
 from t5x_lite.models.config import Adapter
 
 ACTIVATIONS = {
@@ -26,13 +26,18 @@ def project(x, kernel, kernel_axis=0, dtype=None):
 
   Args:
     x: [..., inputs].
-    kernel: matrix whose axis `kernel_axis` has size `inputs`.
+    kernel: matrix whose axis `kernel_axis` has size `inputs`; it is cast to the dtype of x, unless
+      it is a `quantization.Int8`.
     kernel_axis: 0 or 1.
-    dtype: of the products, in which they are also summed; None for that of the operands.
+    dtype: of the products, in which they are also summed; None for that of x.
   """
   rows = x.reshape(-1, x.shape[-1])
-  contracted = (((1,), (kernel_axis,)), ((), ()))
-  products = jax.lax.dot_general(rows, kernel, contracted, preferred_element_type=dtype)
+  if isinstance(kernel, quantization.Int8) or kernel.dtype == jnp.bfloat16:
+    products = quantization.project(rows, kernel, kernel_axis).astype(dtype or x.dtype)
+  else:
+    contracted = (((1,), (kernel_axis,)), ((), ()))
+    kernel = kernel.astype(x.dtype)
+    products = jax.lax.dot_general(rows, kernel, contracted, preferred_element_type=dtype)
   return products.reshape(*x.shape[:-1], kernel.shape[1 - kernel_axis])
 
 
@@ -58,7 +63,7 @@ class Dense(nn.Module):
     """Maps [..., inputs] to [..., features]."""
     shape = (x.shape[-1], self.features)
     kernel = parameters.make(self, 'kernel', self.kernel_init, shape, self.kernel_axes)
-    return adapters.apply(self, x.astype(self.dtype), kernel.astype(self.dtype), project)
+    return adapters.apply(self, x.astype(self.dtype), kernel, project)
 
 
 class RMSNorm(nn.Module):
@@ -156,16 +161,18 @@ class Embed(nn.Module):
 
   def __call__(self, tokens):
     """Looks up tokens [batch, length]; returns [batch, length, embed]."""
+
     # The rows are gathered whole, as every fsdp weight is before its use. Without this, on a mesh
     # with fsdp and tensor axes, the partitioner replicates the embedded batch on every device.
-    embedding = nn.with_logical_constraint(self.embedding, ('vocab', None))
-    return jnp.take(embedding, tokens, axis=0).astype(self.dtype)
+    def rows(x):
+      return jnp.take(nn.with_logical_constraint(x, ('vocab', None)), tokens, axis=0)
+
+    # Of the array, or of both arrays of a `quantization.Int8`.
+    return jax.tree.map(rows, self.embedding).astype(self.dtype)
 
   def attend(self, x):
     """Returns the float32 logits [..., vocab] of x [..., embed] against every row, scaled."""
-    x = x.astype(self.dtype)
-    embedding = self.embedding.astype(self.dtype)
-    return project(x, embedding, 1, jnp.float32) * self.emb_dim**-0.5
+    return project(x.astype(self.dtype), self.embedding, 1, jnp.float32) * self.emb_dim**-0.5
 
 
 class OutputLogits(nn.Module):
@@ -179,4 +186,4 @@ class OutputLogits(nn.Module):
     """Maps [..., embed] to float32 [..., vocab]."""
     init, shape = parameters.FAN_IN_TRUNCATED_NORMAL, (x.shape[-1], self.vocab_size)
     kernel = parameters.make(self, 'kernel', init, shape, ('embed', 'vocab'))
-    return project(x.astype(self.dtype), kernel.astype(self.dtype), dtype=jnp.float32)
+    return project(x.astype(self.dtype), kernel, dtype=jnp.float32)

@@ -117,6 +117,13 @@ def test_lora_resumes_is_asked_and_is_merged_for_transformers(main, base, tmp_pa
     )  # fmt: skip
     assert status == 0, errors
     assert json.loads(answers)['inputs'] == 'a joy to watch'
+    status, small, errors = main(
+      'infer', f'--gin.MODEL_DIR={run}', f'--gin.BASE_CHECKPOINT_PATH={tmp_path / "folder"}',
+      f'--gin.INPUT={tmp_path / "questions"}', '--gin.WEIGHTS=int8',
+    )  # fmt: skip
+    assert status == 0, errors
+    exact, near = (json.loads(text)['score'] for text in (answers, small))
+    assert exact != near == pytest.approx(exact, rel=0.02)
     status, _, errors = main('convert', run, tmp_path / 'merged', f'--base={moved}')
     assert status == 0, errors
   finally:

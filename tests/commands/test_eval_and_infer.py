@@ -197,6 +197,16 @@ def test_infer_in_another_dtype(run, capfd, monkeypatch):
   assert answer['inputs'] == 'a fish'
 
 
+def test_eval_of_int8_weights_finds_nearly_the_same_loss(run, capfd):
+  losses = []
+  for weights in ('None', 'int8'):
+    assert command('eval', f'--gin.MODEL_DIR={run}', f'--gin.WEIGHTS={weights}') == 0
+    table = dict(line.split() for line in capfd.readouterr().out.splitlines()[1:])
+    losses.append(float(table['last_word/loss']))
+  exact, near = losses
+  assert exact != near == pytest.approx(exact, rel=5e-3)
+
+
 @pytest.mark.parametrize(
   'arguments, message',
   [
@@ -208,6 +218,7 @@ def test_infer_in_another_dtype(run, capfd, monkeypatch):
     (['eval', '--gin.MIXTURE_OR_TASK_NAME=of_other_vocabulary'], 'bytes'),
     (['eval', '--gin.SPLIT=test'], "no split 'test'"),
     (['eval', '--gin.BATCH_SIZE=3'], 'BATCH_SIZE=3 is not divisible'),
+    (['eval', '--gin.WEIGHTS=int4'], "WEIGHTS='int4' may be 'bfloat16', 'int8', or None"),
     (['infer', '--gin.CHECKPOINT=all'], 'is for `t5x-lite eval`'),
     (['infer', '--gin.INPUT={empty}/nothing.txt'], 'nothing.txt: No such file'),
     (['infer', '--gin.INPUT={latin}', '--gin.BAD_LINES=stop'], 'line 2 of'),

@@ -28,7 +28,9 @@ def test_the_ways_to_decode(printed):
   [greedy], _ = printed('> gaps.txt')
   assert greedy['inputs'] == 'this is one of the <extra_id_0> films of the year'
   [own], _ = printed('LOGITS_TRANSFORMS')
+  [small], _ = printed('WEIGHTS=int8')
   assert set(greedy) == {'inputs', 'prediction', 'score'} == set(own)
+  assert greedy['score'] != small['score'] == pytest.approx(greedy['score'], rel=0.02)
   for part, number in (
     ('NUM_ANSWERS=3\n', 3), ('NUM_BEAM_GROUPS', 4), ('TOP_P', 3), ('ALLOWED', 2)
   ):  # fmt: skip

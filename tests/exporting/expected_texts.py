@@ -5,7 +5,7 @@ import numpy as np
 import t5x_lite
 
 
-def of(run, lengths, lines, targets, decoding):
+def of(run, lengths, lines, targets, decoding, weights=None):
   """Returns what a run makes of texts.
 
   Args:
@@ -14,12 +14,13 @@ def of(run, lengths, lines, targets, decoding):
     lines: inputs.
     targets: a target for each.
     decoding: fields of `DecodingConfig`.
+    weights: of the model.
 
   Returns:
     (texts [n][answers], scores [n, answers], scores of the targets [n]); answers that are not there
     are '' and minus infinity.
   """
-  model = t5x_lite.load(run, batch_size=16, lengths=lengths, cut_long_inputs=True)
+  model = t5x_lite.load(run, batch_size=16, lengths=lengths, cut_long_inputs=True, weights=weights)
   number = decoding.get('num_answers', 1)
   missing = {'prediction': '', 'score': -np.inf}
   rows = []

@@ -73,9 +73,9 @@ def flags(decoding):
   return [f'--gin.{names.get(name, name.upper())}={value}' for name, value in decoding.items()]
 
 
-def check(python, exported, run, decoding=None, sizes=(5,), dtype=None, rtol=1e-5):
+def check(python, exported, run, decoding=None, sizes=(5,), rtol=1e-5, **kept):
   """Compares ids and scores of the folder with those of the run, row by row."""
-  opened = runs.open_run(run, dtype=dtype)
+  opened = runs.open_run(run, **kept)
   words = opened.load_vocabulary()
   decoder = options.DecodingConfig(**decoding or {}).resolve(words, LENGTHS['targets'])
   ids = [words.encode(line)[:20] for line in LINES]
@@ -139,6 +139,16 @@ def test_bfloat16_answers_alike_from_half_the_bytes(word_run, export, python_wit
     'encoder/relpos_bias/rel_embedding', 'decoder/relpos_bias/rel_embedding'
   }  # fmt: skip
   check(python_with_jax, exported, word_run, dtype='bfloat16', rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_int8_weights_answer_alike_from_a_quarter_of_the_bytes(word_run, export, python_with_jax):
+  exported = export(word_run, '--gin.WEIGHTS=int8')
+  arrays = np.load(exported / 'weights.npz')
+  assert arrays['decoder/layers_0/mlp/wo/kernel/values'].dtype == np.int8
+  assert not any(name.endswith('/kernel') for name in arrays)
+  assert json.loads((exported / 'manifest.json').read_text())['weights'] == 'int8'
+  check(python_with_jax, exported, word_run, weights='int8', rtol=1e-3)
 
 
 @pytest.mark.slow

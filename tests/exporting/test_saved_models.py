@@ -48,7 +48,7 @@ def python_with_tensorflow_text(tmp_path_factory):
   return bare_python.make(packages, 'tensorflow', 'tensorflow-text')
 
 
-def check(python, exported, run, decoding, sizes, refused=(), has_pieces=True):
+def check(python, exported, run, decoding, sizes, refused=(), has_pieces=True, weights=None):
   """Compares texts and scores of the SavedModel with the run's; returns errors of refused inputs."""
   answer = bare_python.run(
     python,
@@ -62,7 +62,7 @@ def check(python, exported, run, decoding, sizes, refused=(), has_pieces=True):
     refused=refused,
     has_pieces=has_pieces,
   )
-  texts, scores, of_targets = expected_texts.of(run, LENGTHS, LINES, TARGETS, decoding)
+  texts, scores, of_targets = expected_texts.of(run, LENGTHS, LINES, TARGETS, decoding, weights)
   for n, result in zip(sizes, answer['results'], strict=True):
     assert result[0] == texts[:n]
     np.testing.assert_allclose(np.reshape(result[1], scores[:n].shape), scores[:n], rtol=1e-4)
@@ -94,6 +94,13 @@ def test_tensorflow_answers_texts_as_the_run_does(
   exported = export(word_run, '--gin.FORMAT=tensorflow', '--gin.CUT_LONG_INPUTS=True', *flags)
   sizes = (5,) if decoding else (0, 1, 12)
   check(python_with_tensorflow_text, exported, word_run, decoding, sizes)
+
+
+@pytest.mark.slow
+def test_int8_weights_answer_under_tensorflow(word_run, export, python_with_tensorflow_text):
+  arguments = ['--gin.FORMAT=tensorflow', '--gin.CUT_LONG_INPUTS=True', '--gin.WEIGHTS=int8']
+  exported = export(word_run, *arguments)
+  check(python_with_tensorflow_text, exported, word_run, {}, (5,), weights='int8')
 
 
 @pytest.mark.slow

@@ -11,10 +11,11 @@ import tiny
 
 from t5x_lite import losses
 from t5x_lite.models import architectures, stacking
-from t5x_lite.models.config import ARCHITECTURES, POSITION_SCHEMES
+from t5x_lite.models.config import ARCHITECTURES, IA3, POSITION_SCHEMES, LoRA, Prompt
 from t5x_lite.training import step as training_step
 
 PAIRINGS = [(a, s) for a in ARCHITECTURES for s in POSITION_SCHEMES]
+ADAPTERS = [LoRA(rank=2), IA3(), Prompt(3, 'uniform')]
 EXAMPLES = [([5, 9, 1], [7, 7, 4, 1]), ([4, 6, 8, 3, 1], [3, 9, 1]), ([6, 2, 1], [12, 6, 2, 8, 1])]
 
 
@@ -92,17 +93,26 @@ def test_training_lowers_the_loss(architecture, scheme):
   assert values[-1] < 0.5 * values[0], values
 
 
-@pytest.mark.parametrize('architecture, scheme', PAIRINGS)
-def test_decoding_with_the_cache_gives_the_logits_of_teacher_forcing(architecture, scheme):
+@pytest.mark.parametrize(
+  'config',
+  [
+    *(config_of(*pairing) for pairing in PAIRINGS),
+    *(config_of('encoder_decoder', 'relative_bias', adapter=adapter) for adapter in ADAPTERS),
+    *(config_of('prefix_language_model', 'rotary', adapter=adapter) for adapter in ADAPTERS[:2]),
+  ],
+  ids=lambda config: f'{config.architecture}-{config.position_scheme}-{config.adapter}',
+)
+def test_decoding_with_the_cache_gives_the_logits_of_teacher_forcing(config):
   """The former with its layers unrolled, the latter with scanned ones."""
-  config = config_of(architecture, scheme)
   params = tiny.params(config)
   batch = batch_of(config, EXAMPLES)
   inputs = np.zeros((3, 5), np.int32)
   for row, (tokens, _) in zip(inputs, EXAMPLES, strict=True):
     row[: len(tokens)] = tokens
-  steps = 3  # The shortest targets.
-  targets = np.array([targets[:steps] for _, targets in EXAMPLES], np.int32)
+  steps = 5  # The longest targets.
+  targets = np.zeros((3, steps), np.int32)
+  for row, (_, tokens) in zip(targets, EXAMPLES, strict=True):
+    row[: len(tokens)] = tokens
 
   @jax.jit
   def both(params):
@@ -117,9 +127,9 @@ def test_decoding_with_the_cache_gives_the_logits_of_teacher_forcing(architectur
     return whole, jnp.stack(decoded, axis=1)
 
   whole, decoded = both(params)
-  for row, (inputs, _) in enumerate(EXAMPLES):
-    first = 0 if config.has_encoder else len(inputs)
-    np.testing.assert_allclose(decoded[row], whole[row, first : first + steps], atol=2e-5)
+  for row, (inputs, targets) in enumerate(EXAMPLES):
+    first, length = 0 if config.has_encoder else len(inputs), len(targets)
+    np.testing.assert_allclose(decoded[row, :length], whole[row, first : first + length], atol=2e-5)
 
 
 @pytest.mark.parametrize('architecture', ['encoder_decoder', 'prefix_language_model'])
