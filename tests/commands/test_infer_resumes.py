@@ -157,7 +157,7 @@ def test_a_line_that_was_an_error_may_be_mended(
   content = text.read_bytes()
   text.write_bytes(b'\n' + content.partition(b'\n')[2])
   with monkeypatch.context() as context:
-    context.setattr(parts.Parts, 'finish', lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    context.setattr(parts.Parts, 'finish', lambda *_: signal.raise_signal(signal.SIGINT))
     assert cli.main(arguments) == 130
   assert 'the same command goes on from there' in capfd.readouterr().err
   assert b'line 1 is empty' in (tmp_path / 'answers.jsonl.partial' / 'answers-0').read_bytes()

@@ -166,6 +166,15 @@ def test_a_body_without_a_length_is_not_read_to_its_end(server):
     assert connection.recv(2**16).startswith(b'HTTP/1.1 413 ')
 
 
+def test_a_body_of_any_length_is_not_waited_for(server):
+  with socket.create_connection(('127.0.0.1', server.port), timeout=60) as connection:
+    connection.sendall(
+      b'POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n'
+      b'Content-Length: 1000000000\r\n\r\n'
+    )
+    assert connection.recv(2**16).startswith(b'HTTP/1.1 413 ')
+
+
 def test_what_is_no_http_is_refused(server):
   with socket.create_connection(('127.0.0.1', server.port), timeout=60) as connection:
     connection.sendall(b'\x16\x03\x01 hello\r\n\r\n')
