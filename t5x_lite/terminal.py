@@ -5,7 +5,7 @@ import dataclasses
 import shlex
 import sys
 
-from t5x_lite import api, errors
+from t5x_lite import annotations, api, errors
 from t5x_lite.decoding import options
 
 HELP = """\
@@ -65,6 +65,7 @@ def _listed(decoding):
 def _changed(decoding, text):
   """Sets options, 'NAME=VALUE NAME=VALUE'."""
   fields = _fields(decoding)
+  kinds = {field.name: field.type for field in dataclasses.fields(decoding)}
   try:
     pairs = [each.partition('=') for each in shlex.split(text)]
   except ValueError as error:  # A quotation mark without its other.
@@ -77,10 +78,9 @@ def _changed(decoding, text):
       fields[name] = ast.literal_eval(value)
     except (SyntaxError, ValueError):
       fields[name] = value  # A plain text.
-  try:
-    return options.DecodingConfig(**fields)
-  except TypeError as error:
-    raise errors.UserError(f'/{text} is of another type: {error}') from None
+    if not annotations.accept(kinds[name], fields[name]):
+      raise errors.UserError(f'/{name}={value}: {annotations.name(kinds[name])} is wanted')
+  return options.DecodingConfig(**fields)
 
 
 def _told(answer):

@@ -3,9 +3,10 @@
   python tests/benchmarks/decoding.py                      all of it, some twenty minutes on two cores
   python tests/benchmarks/decoding.py --peers hugging_face_flax --models t5_1_1
 
-The work is T5 small with random weights in float32: 8 inputs of 128 tokens, 64 new tokens forced, greedily and with 4
-beams. Each peer gets an environment of its own, made once in --folder, and each measurement a process of its own; the
-peers take turns, so that whatever else the machine does slows all of them. Not part of the tests.
+The work is T5 small with random weights: 8 inputs of 128 tokens, 64 new tokens forced, greedily and with 4 beams. All
+compute in float32; ours does so with its weights in bfloat16 and int8, too. Each peer gets an environment of its own,
+made once in --folder, and each measurement a process of its own; the peers take turns, so that whatever else the machine
+does slows all of them. Not part of the tests.
 """
 
 import argparse
@@ -23,6 +24,8 @@ REQUIREMENTS = {
   'hugging_face_torch': ('transformers==5.23.0', 'torch==2.13.0'),
 }
 WAYS = ('greedy', 'beams')
+# Of ours.
+WEIGHTS = {'t5x_lite': 'None', 't5x_lite, bfloat16': 'bfloat16', 't5x_lite, int8': 'int8'}
 
 
 def main():
@@ -43,7 +46,7 @@ def main():
     print(f'{model}, new tokens per second, median (range) of {args.processes} processes')
     for way in WAYS:
       ours = statistics.median(found['t5x_lite', way])
-      for name in ('t5x_lite', *pythons):
+      for name in (*WEIGHTS, *pythons):
         values = found[name, way]
         median = statistics.median(values)
         spread = f'({min(values):.0f} to {max(values):.0f})'
@@ -63,7 +66,7 @@ def make_environment(peer, folder):
 
 
 def measure(model, pythons, batches):
-  """Yields (name, {way: new tokens per second}), ours first."""
+  """Yields (name, {way: new tokens per second})."""
   command = [sys.executable, '-m', 't5x_lite', 'bench', 'decode', '--json']
   command += [
     f'--gin_file=models/{model}_small.gin',
@@ -71,8 +74,9 @@ def measure(model, pythons, batches):
     f'--gin.STEPS={batches}',
   ]
   command += ['--gin.SCAN_LAYERS=False', "--gin.TASK_FEATURE_LENGTHS={'inputs': 128}"]
-  figures = json.loads(output_of(command))
-  yield 't5x_lite', {way: figures[f'{way}_new_tokens_per_second'] for way in WAYS}
+  for name, weights in WEIGHTS.items():
+    figures = json.loads(output_of([*command, f'--gin.WEIGHTS={weights}']))
+    yield name, {way: figures[f'{way}_new_tokens_per_second'] for way in WAYS}
   for name, python in pythons.items():
     yield name, json.loads(output_of([python, HERE / f'{name}.py', model, str(batches)]))
 

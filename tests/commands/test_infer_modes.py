@@ -250,6 +250,6 @@ def test_options_change_while_one_types(infer, monkeypatch):
   assert 'temperature=5.0' in rest and 'max_new_tokens=20' in rest
   errors = [line for line in rest if line.startswith('error')]
   assert 'did you mean temperature' in errors[0]
-  assert 'is of another type' in errors[1]
+  assert errors[1] == 'error: /temperature=hot: float is wanted'
   assert 'has inputs of 51 tokens' in errors[2]
   assert len(errors) == 3 and any('Ctrl-D' in line for line in rest)

@@ -1,5 +1,7 @@
 """The pages of the documentation: their code blocks, and how a reader would run them."""
 
+import itertools
+import json
 import os
 import pathlib
 import re
@@ -15,6 +17,28 @@ def blocks(page, language):
   """Returns the code blocks of a page in one language."""
   text = (ROOT / page).read_text(encoding='utf-8')
   return re.findall(rf'^```{language}\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+
+
+def shown(page, language):
+  """Returns what a page says that its blocks of one language print, by block; not all have such a text below them."""
+  text = (ROOT / page).read_text(encoding='utf-8')
+  found = list(re.finditer(r'^```(\w+)\n(.*?)^```$', text, re.MULTILINE | re.DOTALL))
+  return {
+    code[2]: output[2]
+    for code, output in itertools.pairwise(found)
+    if (code[1], output[1]) == (language, 'text') and output.start() == code.end() + 2
+  }
+
+
+def form(text):
+  """Returns what is alike in the outputs of two models: the lines, and of JSON all but its values."""
+
+  def of(value):
+    if isinstance(value, dict):
+      return {name: of(each) for name, each in value.items()}
+    return [of(each) for each in value] if isinstance(value, list) else type(value)
+
+  return [of(json.loads(line)) if line.startswith('{"') else None for line in text.splitlines()]
 
 
 def scripts(page):
