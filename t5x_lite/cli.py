@@ -24,7 +24,18 @@ import sys
 import t5x_lite
 from t5x_lite import choices, errors, gin_configs, modules
 
-COMMANDS = ('train', 'eval', 'infer', 'serve', 'export', 'convert', 'tasks', 'vocab', 'bench')
+COMMANDS = (
+  'train',
+  'eval',
+  'infer',
+  'serve',
+  'export',
+  'convert',
+  'plan',
+  'tasks',
+  'vocab',
+  'bench',
+)
 _READ_TASKS = ('train', 'eval', 'infer', 'tasks', 'vocab', 'bench')
 _CHOOSE_VOCABULARY = ('train', 'tasks', 'bench')
 

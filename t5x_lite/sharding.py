@@ -248,12 +248,12 @@ def report(state):
   for path, x in jax.tree_util.tree_leaves_with_path(state.params):
     axes = ', '.join(_axis_name(axis) for axis in _padded(x.sharding.spec, x.ndim))
     shape = ' x '.join(map(str, x.shape))
-    rows.append(('/'.join(names(path)), shape, axes, f'{_bytes_per_device(x):,}'))
+    rows.append(('/'.join(names(path)), shape, axes, f'{bytes_per_device(x):,}'))
   totals = [('all parameters', state.params), ('optimizer state', state.opt_state)]
   if state.trainable is not None:
     totals.insert(1, ('trainable parameters', state.split_params()[0]))
   for label, tree in totals:
-    rows.append((label, f'{_count(tree):,}', '', f'{_bytes_per_device(tree):,}'))
+    rows.append((label, f'{_count(tree):,}', '', f'{bytes_per_device(tree):,}'))
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = []
   for name, shape, axes, size in rows:
@@ -264,7 +264,7 @@ def report(state):
 
 def summary(state):
   """Returns the totals of `report` in one line."""
-  params, opt_state = (_bytes_per_device(tree) / 2**20 for tree in (state.params, state.opt_state))
+  params, opt_state = (bytes_per_device(tree) / 2**20 for tree in (state.params, state.opt_state))
   mesh = jax.tree.leaves(state.params)[0].sharding.mesh
   axes = ', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())
   trainable = ''
@@ -285,7 +285,8 @@ def _count(tree):
   return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
-def _bytes_per_device(tree):
+def bytes_per_device(tree) -> int:
+  """Returns what arrays, or shapes with shardings, take of one device."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
   )

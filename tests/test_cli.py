@@ -11,7 +11,7 @@ import pytest
 
 from t5x_lite import cli, errors
 
-GIN_COMMANDS = ('train', 'eval', 'infer', 'serve', 'export', 'bench')
+GIN_COMMANDS = ('train', 'eval', 'infer', 'serve', 'export', 'plan', 'bench')
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,16 @@ PACKAGE = ROOT / 't5x_lite'
 LEVELS = (
   ('annotations', 'choices', 'errors', 'modules'),
   ('models', 'losses', 'sharding'),
-  ('training', 'evaluation', 'decoding', 'checkpoints', 'data', 'monitoring', 'exporting'),
+  (
+    'training',
+    'evaluation',
+    'decoding',
+    'checkpoints',
+    'data',
+    'monitoring',
+    'exporting',
+    'planning',
+  ),
   ('commands', 'configuration', 'tasks', 'gin_configs', 'api', 'serving', 'terminal'),
   ('cli',),
   ('__main__',),

@@ -77,7 +77,7 @@ def train(
   from t5x_lite import sharding
   from t5x_lite.models import architectures
   from t5x_lite.monitoring import flops
-  from t5x_lite.training import schedules
+  from t5x_lite.training import random_batches, schedules
   from t5x_lite.training import state as training_state
   from t5x_lite.training import step as training_step
 
@@ -88,7 +88,7 @@ def train(
   schedule = schedules.of(learning_rate)
   transformation = optimizer(schedule)
   batch_sharding = sharding.batch_sharding(devices)
-  batch = jax.device_put(_random_batch(model, batch_size, lengths), batch_sharding)
+  batch = jax.device_put(random_batches.create(model, batch_size, lengths), batch_sharding)
   with sharding.activate(devices, mesh.rules):
     abstract = training_state.abstract_state(
       module, transformation, devices, mesh.rules, trainable_parameters
@@ -167,6 +167,7 @@ def decode(
   from t5x_lite import sharding
   from t5x_lite.models import architectures, quantization
   from t5x_lite.monitoring import flops
+  from t5x_lite.training import random_batches
   from t5x_lite.training import state as training_state
 
   inputs_length = task_feature_lengths['inputs']
@@ -176,7 +177,10 @@ def decode(
     name: decoding.resolve(_Ids(model.vocab_size), new_tokens)
     for name, decoding in decodings.items()
   }
-  rows = _random_tokens(model, batch_size, inputs_length), np.arange(batch_size, dtype=np.int32)
+  rows = (
+    random_batches.tokens(model, batch_size, inputs_length),
+    np.arange(batch_size, dtype=np.int32),
+  )
   batch = jax.device_put(rows, sharding.batch_sharding(devices))
   figures, compiled, times = {}, {}, {name: [] for name in decoders}
   with sharding.activate(devices, mesh.rules):
@@ -342,34 +346,6 @@ def _read(iterator, seconds):
       tokens += int(np.count_nonzero(batch[name]))
       positions += batch[name].size
   return _Turn(tokens, positions, number, spent)
-
-
-def _random_batch(model, batch_size, lengths):
-  """Returns a batch of random tokens without padding, by the features' names."""
-  import numpy as np
-
-  inputs_length, targets_length = lengths.get('inputs', 0), lengths['targets']
-  if model.has_encoder:
-    batch = {'encoder_input_tokens': _random_tokens(model, batch_size, inputs_length)}
-    skipped = 0
-  else:
-    length = inputs_length + targets_length
-    is_prefix = np.arange(length) <= inputs_length
-    batch = {'decoder_causal_attention': np.tile(is_prefix.astype(np.int32), (batch_size, 1))}
-    skipped = inputs_length
-  tokens = _random_tokens(model, batch_size, skipped + targets_length)
-  weights = np.tile(np.arange(skipped + targets_length) >= skipped, (batch_size, 1))
-  return batch | {
-    'decoder_input_tokens': tokens,
-    'decoder_target_tokens': tokens,
-    'decoder_loss_weights': weights.astype(np.int32),
-  }
-
-
-def _random_tokens(model, batch_size, length):
-  import numpy as np
-
-  return np.random.default_rng(0).integers(2, model.vocab_size, (batch_size, length), np.int32)
 
 
 def _compile(function, *arguments):

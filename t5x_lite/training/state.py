@@ -147,7 +147,9 @@ def _boxed(model):
   """Returns a `parameters.Parameter` with `jax.ShapeDtypeStruct` for each of them, nested."""
   tokens = np.ones((1, 2), np.int32)
   features = ('encoder_input_tokens', 'decoder_input_tokens', 'decoder_target_tokens')
-  return jax.eval_shape(model.init, jax.random.key(0), dict.fromkeys(features, tokens))['params']
+  return jax.eval_shape(
+    lambda: model.init(jax.random.key(0), dict.fromkeys(features, tokens))['params']
+  )
 
 
 def _abstract_params(model):
