@@ -13,6 +13,7 @@ import tiny
 from t5x_lite import sharding
 from t5x_lite.decoding import loop, sampling, scoring, search
 from t5x_lite.models import architectures, quantization, stacking
+from t5x_lite.training import state as training_state
 
 TINY = tiny.config(num_heads=4, num_encoder_layers=2, num_decoder_layers=2)
 INPUTS = np.array([[5, 9, 1, 0], [7, 1, 0, 0], [3, 30, 4, 1], [0, 0, 0, 0]] * 2, np.int32)
@@ -228,13 +229,19 @@ GREEDY, SAMPLES, BEAMS = (
 def test_decoding_on_eight_devices_agrees_with_one(config, ici, strategy, weights):
   if jax.device_count() < 8:
     pytest.skip('needs 8 devices: XLA_FLAGS=--xla_force_host_platform_device_count=8')
-  params = random_params(config)
-  alone = tiny.decode(config, params, INPUTS, strategy, 12)
   mesh_config = sharding.MeshConfig(ici=ici)
   mesh = sharding.make_mesh(mesh_config)
+  model = architectures.create(config)
+  abstract = training_state.abstract_params(model, mesh, mesh_config.rules)
+  params = quantization.keep_all(random_params(config), weights)
+  alone = tiny.decode(config, params, INPUTS, strategy, 12)
+  divided = jax.tree.map(
+    lambda x, like: jax.device_put(x, like.sharding), random_params(config), abstract
+  )
   with sharding.activate(mesh, mesh_config.rules):
     inputs = jax.device_put(INPUTS, sharding.batch_sharding(mesh))
-    together = tiny.decode(config, params, inputs, strategy, 12)
+    kept = quantization.keep_all(divided, weights)
+    together = tiny.decode(config, kept, inputs, strategy, 12)
   np.testing.assert_array_equal(alone.tokens, together.tokens)
   np.testing.assert_allclose(alone.scores, together.scores, rtol=1e-5)
 
