@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -103,6 +104,20 @@ class Server:
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     request = urllib.request.Request(self.url + path, content, {'Content-Type': kind})
     return _open(request, timeout)
+
+  def begin(self, headers: bytes, content=b'') -> bytes:
+    """Begins to send a question, and returns what is answered before it ends.
+
+    Args:
+      headers: of the length of its body, each with its end of line.
+      content: of the body, as much as is ever sent.
+    """
+    with socket.create_connection(('127.0.0.1', self.port), timeout=_PATIENCE) as connection:
+      connection.sendall(
+        b'POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n'
+        + headers + b'\r\n' + content
+      )  # fmt: skip
+      return connection.recv(2**16)
 
   def predict(self, inputs, **given) -> Answer:
     return self.post('/predict', {'inputs': inputs, **given})

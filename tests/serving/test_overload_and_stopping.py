@@ -94,12 +94,7 @@ def test_what_takes_too_long_is_answered_504_and_not_computed(server, gate, pool
 
 
 def test_a_request_that_is_never_sent_whole_is_given_up(server):
-  with socket.create_connection(('127.0.0.1', server.port), timeout=60) as connection:
-    connection.sendall(
-      b'POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n'
-      b'Content-Length: 100\r\n\r\n{'
-    )
-    assert connection.recv(2**16).startswith(b'HTTP/1.1 504 ')
+  assert server.begin(b'Content-Length: 100\r\n', b'{').startswith(b'HTTP/1.1 504 ')
 
 
 def test_a_client_that_goes_before_it_has_asked_does_no_harm(server):
