@@ -15,6 +15,7 @@ and, where gin configures it,
 
 import argparse
 import importlib
+import importlib.util
 import os
 import pathlib
 import re
@@ -269,6 +270,9 @@ def set_environment(environment):
   """
   environment.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
   environment.setdefault('GRPC_VERBOSITY', 'ERROR')
+  # etils asks this once, and takes TensorFlow where it is installed, which has no s3://.
+  if any(map(importlib.util.find_spec, ('gcsfs', 's3fs'))):
+    environment.setdefault('EPATH_USE_TF', 'false')
   if 'JAX_COMPILATION_CACHE_DIR' not in environment:
     folder = cache_folder(environment) / 'jax'
     try:

@@ -14,7 +14,7 @@ PACKAGE = ROOT / 't5x_lite'
 
 # Imports go from the top downwards, or stay on a level.
 LEVELS = (
-  ('annotations', 'choices', 'errors', 'modules'),
+  ('annotations', 'choices', 'errors', 'modules', 'remote'),
   ('models', 'losses', 'sharding'),
   (
     'training',

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from t5x_lite import errors
+from t5x_lite import errors, remote
 from t5x_lite.checkpoints import folders, foreign, pytorch
 from t5x_lite.models.config import T5Config
 
@@ -178,7 +178,7 @@ def load_vocabulary(folder):
   Raises:
     UserError: they are damaged.
   """
-  folder = pathlib.Path(folder)
+  folder = remote.local(folder)
   settings = _read_json(folder / TOKENIZER) if (folder / TOKENIZER).is_file() else {}
   is_bytes = settings.get('tokenizer_class') == _BYTE_TOKENIZER
   if not is_bytes and not (folder / VOCABULARY).is_file():

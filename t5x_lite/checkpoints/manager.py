@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from t5x_lite import errors
+from t5x_lite import errors, remote
 from t5x_lite.checkpoints import keeping, layout, storage
 
 _FOLDER = 'checkpoints'
@@ -61,8 +61,7 @@ class CheckpointManager:
       raise errors.UserError(f"best_mode={best_mode!r} must be 'max' or 'min'")
     if keep_best is not None and best_metric is None:
       raise errors.UserError(f'keep_best={keep_best} needs best_metric, the metric to go by')
-    # Orbax wants absolute paths; `resolve` leaves gs:// and the like alone.
-    self.directory = epath.Path(directory).expanduser().resolve()
+    self.directory = remote.run_path(directory)
     self._keep_last = keep_last
     self._keep_every = keep_every
     self._keep_best = keep_best
@@ -355,7 +354,9 @@ class CheckpointManager:
     if self._cleaned or jax.process_index() != 0:
       return
     self.directory.mkdir(parents=True, exist_ok=True)
-    for child in self.directory.iterdir():
+    # In a bucket there are no empty folders.
+    children = self.directory.iterdir() if self.directory.exists() else ()
+    for child in children:
       if storage.LEFTOVER.fullmatch(child.name) and child.is_dir():
         child.rmtree()
     self._cleaned = True
@@ -371,10 +372,8 @@ class CheckpointManager:
       steps, scores, self._keep_last, self._keep_every, self._keep_best, self._best_mode
     )
     for step in sorted(set(steps) - keep):
-      # Renamed first: a deletion that is killed half way must not leave half a checkpoint.
-      doomed = self.directory / f'{step}.deleted'
       try:
-        self.path(step).rename(doomed).rmtree()
+        storage.delete(self.path(step))
       except OSError as error:
         logging.warning('could not delete the old checkpoint %s: %s', self.path(step), error)
 
@@ -399,7 +398,7 @@ def open_checkpoint(path) -> tuple[CheckpointManager, int]:
   Raises:
     UserError: there is no complete checkpoint.
   """
-  path = epath.Path(path).expanduser().resolve()
+  path = remote.run_path(path)
   if not path.exists():
     raise errors.UserError(f'no checkpoint at {path}: there is no such folder')
   if not path.is_dir():

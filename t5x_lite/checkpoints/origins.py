@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from t5x_lite import errors
+from t5x_lite import errors, remote
 from t5x_lite.checkpoints import (
   bases,
   foreign,
@@ -210,7 +210,7 @@ def open_origin(path, base_path=None) -> Checkpoint | foreign.Weights:
   Raises:
     UserError: there is nothing that can be read.
   """
-  place = epath.Path(path).expanduser()
+  place = remote.path(path)
   if weights := _open_foreign(place):
     if base_path is not None:
       raise errors.UserError(f'BASE_CHECKPOINT_PATH={base_path}: {place} has no base')
@@ -220,7 +220,7 @@ def open_origin(path, base_path=None) -> Checkpoint | foreign.Weights:
 
 def _open_foreign(place) -> foreign.Weights | None:
   if huggingface.is_folder(place):
-    return huggingface.open_folder(place)
+    return dataclasses.replace(huggingface.open_folder(remote.local(place)), path=str(place))
   for each in (mesh_tensorflow, t5x):
     if each.is_checkpoint(place):
       return each.open_checkpoint(place)

@@ -7,7 +7,8 @@ A checkpoint is a folder that holds up to three others:
   run/        metadata.json, metrics.json and each host's position in the data
 
 Orbax writes all of them into `STEP.orbax-checkpoint-tmp` and renames that folder once everything
-is there, so a folder named by a bare number is a complete checkpoint, whenever the run was killed.
+is there, so a folder named by a bare number is a complete checkpoint, whenever the run was killed. In
+a bucket, where folders cannot be renamed, it writes a file `commit_success.txt` last.
 """
 
 import dataclasses
@@ -20,12 +21,15 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from t5x_lite import remote
 from t5x_lite.checkpoints import layout
 
 PARAMS = 'params'
 TRAINING = 'training'
 # A folder `STEP.something` is a save or a deletion that a killed run did not finish.
 LEFTOVER = re.compile(r'\d+\..+')
+# In a bucket, what a complete checkpoint has and others have not.
+_COMMITTED = 'commit_success.txt'
 # Of so many bytes of arrays, or of one that is larger, Orbax holds about two copies while it writes.
 _GROUP_BYTES = 256 * 1024**2
 
@@ -86,6 +90,16 @@ def save_async(path: epath.Path, items: Mapping[str, Mapping[str, Any]], run_fil
     return ocp.save_checkpointables_async(
       path, {**trees, 'run': run_files}, overwrite=path.exists()
     )
+
+
+def delete(path: epath.Path):
+  """Deletes a checkpoint, such that half of one that is left would not count as complete."""
+  if remote.is_remote(path):
+    # There a folder is renamed by copying all that is in it; Orbax writes this file last.
+    (path / _COMMITTED).unlink(missing_ok=True)
+  else:
+    path = path.rename(path.with_name(f'{path.name}.deleted'))
+  path.rmtree()
 
 
 def write_params(path: epath.Path, params: Iterable[tuple[str, np.ndarray]], run_files: RunFiles):

@@ -15,7 +15,7 @@ import re
 
 from etils import epath
 
-from t5x_lite import errors
+from t5x_lite import errors, remote
 from t5x_lite.checkpoints import foreign, t5x_arrays
 
 _STEP = re.compile(r'checkpoint_(\d+)')
@@ -42,7 +42,7 @@ def open_checkpoint(path: epath.Path) -> foreign.Weights:
   Raises:
     UserError: there is none, a part of it is missing or damaged, or it holds no parameters.
   """
-  path = path.expanduser().resolve()  # TensorStore wants absolute paths.
+  path = remote.path(path)  # TensorStore wants absolute paths.
   found = _find(path)
   if found is None:
     raise errors.UserError(

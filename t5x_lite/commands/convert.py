@@ -47,7 +47,7 @@ def run(args):
 
 
 def _to_huggingface(checkpoint, args):
-  from t5x_lite import errors
+  from t5x_lite import errors, remote
   from t5x_lite.checkpoints import huggingface, merging
   from t5x_lite.data import vocabulary as vocabularies
 
@@ -57,7 +57,7 @@ def _to_huggingface(checkpoint, args):
     )
   vocabulary, tokenizer = None, {}
   if checkpoint.vocabulary is not None:
-    vocabulary = vocabularies.load(checkpoint.folder / 'vocabulary')
+    vocabulary = vocabularies.load(remote.local(checkpoint.folder / 'vocabulary'))
     tokenizer = huggingface.tokenizer_files(vocabulary)
   weights = checkpoint if checkpoint.model.adapter is None else merging.merged(checkpoint)
   huggingface.write_folder(weights, args.output, dtype=args.dtype, tokenizer=tokenizer)

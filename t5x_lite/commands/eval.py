@@ -77,7 +77,7 @@ def evaluate(
   import jax
 
   import t5x_lite.tasks  # noqa: F401 - registers them
-  from t5x_lite import errors
+  from t5x_lite import errors, remote
   from t5x_lite.evaluation import evaluator as evaluation
   from t5x_lite.evaluation import leaderboards, runs
   from t5x_lite.monitoring import metrics as monitoring
@@ -87,6 +87,7 @@ def evaluate(
   )
   names = opened.find_tasks(mixture_or_task_name)
   is_writer = jax.process_index() == 0
+  files = remote.Mirror(opened.folder)
   model = opened.model(mesh)
   config = evaluation.EvaluationConfig(
     mixture_or_task_name=names,
@@ -105,12 +106,13 @@ def evaluate(
     params = opened.restore(opened.steps[0], model)
     predictions = evaluation.post_processed(config, model, params)
     if is_writer:
-      folder = opened.folder / 'submission'
-      print('\n'.join([*leaderboards.write_submission(predictions, folder), f'in {folder}']))
+      written = leaderboards.write_submission(predictions, files.folder / 'submission')
+      files.push()
+      print('\n'.join([*written, f'in {opened.folder / "submission"}']))
     return
-  evaluator = evaluation.Evaluator(config, model, opened.folder / 'predictions', is_writer)
+  evaluator = evaluation.Evaluator(config, model, files.folder / 'predictions', is_writer)
   results = {}
-  with monitoring.MetricWriter(opened.folder, active=is_writer) as writer:
+  with monitoring.MetricWriter(files.folder, active=is_writer) as writer:
     for step in opened.steps:
       start = time.monotonic()
       params = opened.restore(step, model)
@@ -121,6 +123,7 @@ def evaluate(
         seconds = time.monotonic() - start
         print(f'evaluated checkpoint {step} in {seconds:.1f} s', file=sys.stderr, flush=True)
   if is_writer:
+    files.push()
     print(table({step: told(metrics) for step, metrics in results.items()}))
 
 

@@ -76,7 +76,7 @@ def infer(
   import jax
 
   import t5x_lite.tasks  # noqa: F401 - registers them
-  from t5x_lite import api, errors, sharding, terminal
+  from t5x_lite import api, errors, remote, sharding, terminal
   from t5x_lite.evaluation import answers, parts, questions, runs, writing
 
   if checkpoint != 'latest' and not isinstance(checkpoint, int):
@@ -91,6 +91,11 @@ def infer(
   if request.mode == 'encode' and writing.is_stream(output_file):
     raise errors.UserError(
       f"MODE='encode' writes arrays, OUTPUT={output_file} takes text: name a file, states.npz"
+    )
+  if remote.is_remote(output_file):
+    raise errors.UserError(
+      f'OUTPUT={output_file}: answers are appended as they come, which no bucket allows: name a file '
+      'of this machine, and copy it in the end'
     )
   opened = runs.open_run(
     model_dir, checkpoint, dtype=dtype, weights=weights, base_path=base_checkpoint_path

@@ -82,12 +82,11 @@ def train(
     user_modules: the user's modules that register tasks, kept for evaluation and inference.
   """
   import dataclasses
-  import pathlib
 
   import jax
 
   import t5x_lite.tasks  # noqa: F401 - registers them
-  from t5x_lite import choices, configuration, errors, sharding
+  from t5x_lite import choices, configuration, errors, remote, sharding
   from t5x_lite.checkpoints import bases, origins
   from t5x_lite.checkpoints import warm_start as warm_starts
   from t5x_lite.data import batches as data_batches
@@ -102,11 +101,7 @@ def train(
   from t5x_lite.training import step as training_step
 
   # What the run is, checked before anything is made.
-  if '://' in model_dir:
-    raise errors.UserError(
-      f'MODEL_DIR={model_dir} is not in a file system: give a folder, or mount the bucket as one'
-    )
-  model_dir = pathlib.Path(model_dir).expanduser()
+  model_dir = remote.run_path(model_dir)
   device_mesh = sharding.make_mesh(mesh)
   sharding.check_batch_size(dataset.batch_size, device_mesh, num_microbatches)
   if clip_global_norm is not None and clip_global_norm <= 0:
@@ -209,18 +204,19 @@ def train(
 
     # What the run leaves behind besides its checkpoints.
     is_writer = jax.process_index() == 0
+    files = remote.Mirror(model_dir)
     if is_writer:
-      model_dir.mkdir(parents=True, exist_ok=True)
-      (model_dir / 'config.gin').write_text(metadata['gin'])
-      (model_dir / 'sharding.txt').write_text(sharding.report(state) + '\n')
-      data_vocabulary.save(vocabulary, model_dir / 'vocabulary')
+      files.folder.mkdir(parents=True, exist_ok=True)
+      (files.folder / 'config.gin').write_text(metadata['gin'])
+      (files.folder / 'sharding.txt').write_text(sharding.report(state) + '\n')
+      data_vocabulary.save(vocabulary, files.folder / 'vocabulary')
     display.message(sharding.summary(state))
     evaluate = None
     if evaluation is not None and loop.eval_period is not None:
       task_evaluator = evaluator.Evaluator(
         evaluation,
         inference.Inference(model, device_mesh, mesh.rules),
-        predictions_dir=model_dir / 'predictions',
+        predictions_dir=files.folder / 'predictions',
         is_writer=is_writer,
       )
 
@@ -249,7 +245,9 @@ def train(
       num_microbatches=num_microbatches,
       clip_global_norm=clip_global_norm,
     )
-    with metrics.MetricWriter(model_dir, resume_step=resumed_step or 0, active=is_writer) as writer:
+    with metrics.MetricWriter(
+      files.folder, resume_step=resumed_step or 0, active=is_writer
+    ) as writer:
       state, reason = training_loop.train(
         state,
         train_step,
@@ -258,7 +256,8 @@ def train(
         checkpoints=checkpoints,
         metadata=metadata,
         evaluate=evaluate,
-        report=training_loop.Report(writer, display, speed),
+        report=training_loop.Report(writer, display, speed, files.push),
         keep=None if keeps_all else training_state.without_frozen,
       )
+    files.push()
     display.message(f'{reason} at step {int(state.step)}; the run is in {model_dir}')

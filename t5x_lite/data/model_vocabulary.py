@@ -8,14 +8,13 @@ Training and evaluation choose that of the checkpoint, so that such tasks are sp
 import functools
 import logging
 import os
-import pathlib
 import shutil
 import urllib.error
 import urllib.request
 
 import seqio
 
-from t5x_lite import choices, errors
+from t5x_lite import choices, errors, remote
 from t5x_lite.data import vocabulary
 
 # 32,000 pieces (Raffel et al. 2020, section 2.2.1), in the folder that tasks elsewhere name gs://t5-data/vocabs.
@@ -101,15 +100,15 @@ def open_vocabulary(name: str | None) -> seqio.Vocabulary:
     return vocabulary.open_sentencepiece(_fetch_t5())
   if name == 'bytes':
     return seqio.ByteVocabulary(extra_ids=_BYTE_SENTINELS)
-  path = os.path.expanduser(name)
-  for folder in (path, os.path.join(path, 'vocabulary')):
-    if os.path.exists(os.path.join(folder, 'vocabulary.json')):
-      return vocabulary.load(folder)
-  if not os.path.isfile(path):
+  path = remote.path(name)
+  for folder in (path, path / 'vocabulary'):
+    if (folder / 'vocabulary.json').exists():
+      return vocabulary.load(remote.local(folder))
+  if not path.is_file():
     raise errors.UserError(
       f"--vocabulary={name} is neither a SentencePiece file, nor the folder of a run, nor 'bytes'"
     )
-  return vocabulary.open_sentencepiece(path)
+  return vocabulary.open_sentencepiece(remote.local(path))
 
 
 def choose_from(*paths: str | os.PathLike | None) -> None:
@@ -121,7 +120,7 @@ def choose_from(*paths: str | os.PathLike | None) -> None:
   if choices.current().vocabulary is not None:
     return
   for path in filter(None, paths):
-    path = pathlib.Path(path).expanduser()
+    path = remote.path(path)
     for run in (path, *path.parents[:2]):  # RUN/checkpoints/STEP, too.
       if (run / 'vocabulary' / 'vocabulary.json').exists():
         choices.choose(vocabulary=str(run))

@@ -3,14 +3,13 @@
 import dataclasses
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from t5x_lite import errors
+from t5x_lite import errors, remote
 from t5x_lite.evaluation import evaluator, predicting, requests, runs
 
 _NO_TOKENS = np.zeros(0, np.int32)
@@ -154,15 +153,16 @@ def _of_file(source, tokenizer):
     return _questions(sys.stdin.buffer, 'standard input', read, tokenizer, source.bad_lines)
   path = source.input_file
   try:
-    return _questions(open(path, 'rb'), path, read, tokenizer, source.bad_lines)
+    return _questions(open(remote.local(path), 'rb'), path, read, tokenizer, source.bad_lines)
   except OSError as error:
     raise errors.UserError(f'cannot read INPUT={path}: {error.strerror}') from None
 
 
 def _count_lines(source):
-  if not os.path.isfile(source.input_file or ''):
+  path = source.input_file and remote.local(source.input_file)
+  if not path or not path.is_file():
     return source.num_examples
-  with open(source.input_file, 'rb') as file:
+  with open(path, 'rb') as file:
     return sum(1 for _ in itertools.islice(file, source.num_examples))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from etils import epath
 
-from t5x_lite import choices, errors, sharding
+from t5x_lite import choices, errors, remote, sharding
 from t5x_lite import modules as user_modules
 from t5x_lite.checkpoints import foreign, origins
 from t5x_lite.checkpoints import manager as checkpoint_manager
@@ -50,7 +50,7 @@ class Run:
 
   def load_vocabulary(self):
     """Returns the `seqio.Vocabulary` that the run keeps in its folder."""
-    return vocabulary.load(self.folder / 'vocabulary')
+    return vocabulary.load(remote.local(self.folder / 'vocabulary'))
 
   @property
   def inputs_end_in_eos(self) -> bool:
@@ -83,9 +83,9 @@ class Run:
     Raises:
       UserError: there is no such task, or its vocabulary is another.
     """
-    kept = self.folder / 'vocabulary' / 'vocabulary.json'
+    kept = remote.local(self.folder / 'vocabulary')
     choices.choose(
-      vocabulary=str(self.folder) if kept.exists() else None,
+      vocabulary=str(kept) if (kept / 'vocabulary.json').exists() else None,
       **{
         name: self.newest.metadata.get(name, getattr(choices.Choices(), name))
         for name in ('objective', 'objective_settings')

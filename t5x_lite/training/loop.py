@@ -128,6 +128,7 @@ def train(
           last = last or best.evaluations_since >= config.early_stopping.patience
       if save_due or (last and step > first_step):
         with report.paused():
+          report.keep()  # Before the checkpoint, from which these steps are not done again.
           checkpoints.save(
             step,
             keep(state) if keep else state,
@@ -201,12 +202,14 @@ class Report:
     writer: `monitoring.metrics.MetricWriter`.
     progress: `monitoring.progress.Progress`.
     throughput: `monitoring.throughput.Throughput`.
+    keep: function that makes what has been written last, see `remote.Mirror`.
   """
 
-  def __init__(self, writer, progress, throughput):
+  def __init__(self, writer, progress, throughput, keep=lambda: None):
     self._writer = writer
     self._progress = progress
     self._throughput = throughput
+    self._keep = keep
     self._is_first = True
 
   def stepped(self, step, metrics):
@@ -228,6 +231,11 @@ class Report:
       lines.setdefault(task, []).append(f'{metric} {value:.4g}')
     for task, values in lines.items():
       self._progress.message(f'step {step} evaluation of {task}: {"  ".join(values)}')
+
+  def keep(self):
+    """Makes what was reported so far last."""
+    self._writer.flush()
+    self._keep()
 
   def paused(self):
     """Keeps the time spent inside out of the throughput."""
