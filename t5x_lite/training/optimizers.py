@@ -11,6 +11,8 @@ import optax
 from t5x_lite import errors, sharding
 from t5x_lite.models import stacking
 
+MOMENT_DTYPES = ('float32', 'bfloat16')
+
 
 def adafactor(
   learning_rate,
@@ -23,6 +25,7 @@ def adafactor(
   min_dim_size_to_factor=128,
   epsilon=1e-30,
   momentum=None,
+  dtype_momentum='float32',
   weight_decay_rate=None,
 ):
   """Adafactor (Shazeer and Stern 2018) with T5's defaults, acting on each layer by itself.
@@ -42,6 +45,7 @@ def adafactor(
     min_dim_size_to_factor: smaller matrices keep their whole second moments.
     epsilon: added to the squared gradient.
     momentum: decay of a first moment; None for none.
+    dtype_momentum: of that moment between steps, 'float32' or 'bfloat16'.
     weight_decay_rate: share of the parameter subtracted at each step, not scaled by the
       learning rate; None for none.
 
@@ -58,16 +62,37 @@ def adafactor(
   if multiply_by_parameter_scale:
     parts.append(per_layer(optax.scale_by_param_block_rms()))
   if momentum is not None:
-    parts.append(optax.ema(momentum, debias=False, accumulator_dtype=jnp.float32))
+    dtype = _moment_dtype('adafactor.dtype_momentum', dtype_momentum)
+    parts.append(optax.ema(momentum, debias=False, accumulator_dtype=dtype))
   if weight_decay_rate is not None:
     parts.append(optax.add_decayed_weights(weight_decay_rate))
   return optax.chain(*parts, optax.scale(-1))
 
 
-def adamw(learning_rate, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01):
-  """AdamW (Loshchilov and Hutter 2019), element by element; scales do not decay, which begin as 1."""
+def adamw(learning_rate, *, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.01, mu_dtype='float32'):
+  """AdamW (Loshchilov and Hutter 2019), element by element; scales do not decay, which begin as 1.
+
+  Args:
+    learning_rate: number or schedule.
+    b1: decay of the first moment.
+    b2: decay of the second moment.
+    eps: added to the square root of the second moment.
+    weight_decay: share of the parameter subtracted at each step, times the learning rate.
+    mu_dtype: of the first moment between steps, 'float32' or 'bfloat16'. There is none for the
+      second: in bfloat16 v (1 - 1e-3) rounds to v, so that it would grow and never decay.
+
+  Returns:
+    `optax.GradientTransformation`.
+  """
+  dtype = _moment_dtype('adamw.mu_dtype', mu_dtype)
   return optax.adamw(
-    learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay, mask=_is_no_scale
+    learning_rate,
+    b1=b1,
+    b2=b2,
+    eps=eps,
+    weight_decay=weight_decay,
+    mu_dtype=dtype,
+    mask=_is_no_scale,
   )
 
 
@@ -104,6 +129,12 @@ def _check_layer_axis(min_dim_size_to_factor):
     return optax.EmptyState()
 
   return optax.GradientTransformation(init, lambda updates, state, params=None: (updates, state))
+
+
+def _moment_dtype(name, dtype):
+  if dtype not in MOMENT_DTYPES:
+    raise errors.UserError(f'{name}={dtype!r} may be {" or ".join(map(repr, MOMENT_DTYPES))}')
+  return jnp.dtype(dtype)
 
 
 def _is_no_scale(params):

@@ -151,3 +151,55 @@ def test_per_layer_lets_a_norm_based_optimizer_act_layer_by_layer():
     [stacking.stack_layers(GRADIENTS[0])],
   )
   assert_near(stacking.unstack_layers(stacked), expected)
+
+
+@pytest.mark.parametrize(
+  'make, name',
+  [
+    (lambda dtype: optimizers.adamw(0.01, mu_dtype=dtype), 'mu'),
+    (lambda dtype: optimizers.adafactor(0.02, momentum=0.9, dtype_momentum=dtype), 'ema'),
+  ],
+  ids=['adamw', 'adafactor'],
+)
+def test_a_first_moment_in_bfloat16_takes_half_the_bytes_and_fits_a_line_as_well(make, name):
+  rng = np.random.default_rng(0)
+  inputs = rng.normal(size=(256, 128)).astype(np.float32)
+  outputs = inputs @ rng.normal(size=(128, 130)).astype(np.float32)
+
+  def loss(params):
+    return jnp.mean((inputs @ params['kernel'] - outputs) ** 2)
+
+  def fit(dtype):
+    optimizer = make(dtype)
+    params = {'kernel': np.full((128, 130), 0.1, np.float32)}
+    state = optimizer.init(params)
+    [kept] = [getattr(part, name)['kernel'] for part in state if hasattr(part, name)]
+
+    def update(carry, _):
+      params, state = carry
+      value, gradient = jax.value_and_grad(loss)(params)
+      updates, state = optimizer.update(gradient, state, params)
+      return (optax.apply_updates(params, updates), state), value
+
+    _, values = jax.jit(lambda carry: jax.lax.scan(update, carry, length=200))((params, state))
+    return kept, values
+
+  (whole, expected), (half, measured) = fit('float32'), fit('bfloat16')
+  assert (whole.dtype, half.dtype) == (jnp.float32, jnp.bfloat16)
+  assert half.nbytes == whole.nbytes / 2
+  assert expected[-1] < 0.1 * expected[0]
+  np.testing.assert_allclose(measured, expected, rtol=0.1)
+
+
+def test_a_second_moment_in_bfloat16_would_never_decay():
+  moment = jnp.asarray(np.random.default_rng(0).uniform(1e-8, 1, 1000), jnp.bfloat16)
+  np.testing.assert_array_equal((moment.astype(jnp.float32) * 0.999).astype(jnp.bfloat16), moment)
+
+
+def test_a_moment_of_another_dtype_is_refused():
+  for make, name in (
+    (lambda: optimizers.adamw(1e-3, mu_dtype='float16'), 'adamw.mu_dtype'),
+    (lambda: optimizers.adafactor(1e-3, momentum=0.9, dtype_momentum='float16'), 'dtype_momentum'),
+  ):
+    with pytest.raises(errors.UserError, match=f"{name}='float16' may be 'float32' or 'bfloat16'"):
+      make()
