@@ -18,6 +18,8 @@ from t5x_lite import errors
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
 BATCH_AXES = ('data', 'fsdp')
+# Elements of the smallest array whose update is divided.
+_LEAST_DIVIDED = 2**14
 
 RULES = (
   ('batch', BATCH_AXES),
@@ -41,15 +43,17 @@ class MeshConfig:
     ici: within a slice, over its fast interconnect.
     dcn: over slices (or GPU hosts), over the data-centre network.
     rules: pairs of a logical axis and a mesh axis, a tuple of them, or None.
+    shard_optimizer_state: divide the optimizer's state over 'data' too, see `zero1`.
   """
 
   ici: Sequence[int] = (-1, 1, 1)
   dcn: Sequence[int] = (1, 1, 1)
   rules: Sequence = RULES
+  shard_optimizer_state: bool = False
 
   def __post_init__(self):
     for logical, axes in self.rules:
-      for axis in (axes,) if isinstance(axes, str) else axes or ():
+      for axis in _as_tuple(axes):
         if axis not in MESH_AXES:
           raise errors.UserError(
             f'MeshConfig.rules maps {logical!r} to {axis!r}, which is none of the mesh axes '
@@ -60,6 +64,15 @@ class MeshConfig:
 def data_parallel():
   """Parameters on every device, the batch divided."""
   return MeshConfig(ici=(-1, 1, 1))
+
+
+def zero1():
+  """Parameters on every device, the batch and the optimizer's state divided.
+
+  Each device sums the gradients of its part of the parameters and updates that, and then the parts
+  are gathered (Rajbhandari et al. 2020, section 5.1).
+  """
+  return MeshConfig(ici=(-1, 1, 1), shard_optimizer_state=True)
 
 
 def fsdp():
@@ -187,6 +200,29 @@ def param_shardings(params, logical, mesh, rules):
   return shardings
 
 
+def update_shardings(params):
+  """Returns the tree of NamedSharding that divides parameters over 'data' for their update.
+
+  It divides the axis of which a device has most, among those that divide. Small arrays stay whole:
+  to send their parts takes as long.
+
+  Args:
+    params: tree of arrays, or of shapes with shardings.
+  """
+
+  def divide(x):
+    mesh, axes = x.sharding.mesh, list(_padded(x.sharding.spec, x.ndim))
+    pieces = x.sharding.shard_shape(x.shape)
+    fitting = [i for i, piece in enumerate(pieces) if piece % mesh.shape['data'] == 0]
+    is_divided = any('data' in _as_tuple(axis) for axis in axes)
+    if fitting and not is_divided and math.prod(x.shape) >= _LEAST_DIVIDED:
+      largest = max(fitting, key=lambda i: pieces[i])
+      axes[largest] = (*_as_tuple(axes[largest]), 'data')
+    return NamedSharding(mesh, PartitionSpec(*axes))
+
+  return jax.tree.map(divide, params)
+
+
 def optimizer_shardings(opt_state, params, shardings, mesh):
   """Returns the tree of NamedSharding of an optimizer's state.
 
@@ -222,7 +258,7 @@ def _derived_spec(shape, param_shape, param_spec):
 
 def _check_divisible(name, shape, spec, mesh):
   for size, axes in zip(shape, spec, strict=False):
-    axes = (axes,) if isinstance(axes, str) else axes or ()
+    axes = _as_tuple(axes)
     parts = math.prod(mesh.shape[axis] for axis in axes)
     if size % parts:
       raise errors.UserError(
@@ -294,6 +330,11 @@ def bytes_per_device(tree) -> int:
 
 def _padded(spec, ndim):
   return tuple(spec) + (None,) * (ndim - len(spec))
+
+
+def _as_tuple(axes):
+  """The mesh axes that divide an axis, as they stand in rules and in a PartitionSpec."""
+  return (axes,) if isinstance(axes, str) else tuple(axes or ())
 
 
 def _axis_name(axis):

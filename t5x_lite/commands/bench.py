@@ -91,7 +91,12 @@ def train(
   batch = jax.device_put(random_batches.create(model, batch_size, lengths), batch_sharding)
   with sharding.activate(devices, mesh.rules):
     abstract = training_state.abstract_state(
-      module, transformation, devices, mesh.rules, trainable_parameters
+      module,
+      transformation,
+      devices,
+      mesh.rules,
+      trainable_parameters,
+      mesh.shard_optimizer_state,
     )
     params = training_state.create_params(module, abstract.params, seed=0)
     state = training_state.create(transformation, params, abstract)
@@ -104,6 +109,7 @@ def train(
       schedule=schedule,
       seed=0,
       num_microbatches=num_microbatches,
+      shard_optimizer_state=mesh.shard_optimizer_state,
     )
     compiled, compile_seconds = _compile(step, abstract, batch)
 

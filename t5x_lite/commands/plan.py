@@ -86,7 +86,12 @@ def plan(
   }
   with sharding.activate(device_mesh, mesh.rules):
     state = training_state.abstract_state(
-      module, transformation, device_mesh, mesh.rules, trainable_parameters
+      module,
+      transformation,
+      device_mesh,
+      mesh.rules,
+      trainable_parameters,
+      mesh.shard_optimizer_state,
     )
     step = training_step.jit_train_step(
       state,
@@ -97,6 +102,7 @@ def plan(
       schedule=schedule,
       seed=0,
       num_microbatches=num_microbatches,
+      shard_optimizer_state=mesh.shard_optimizer_state,
     )
     start = time.perf_counter()
     argument_bytes = sharding.bytes_per_device((state, batch))

@@ -187,7 +187,12 @@ def train(
     progress.Progress(loop.train_steps, first_step) as display,
   ):
     abstract = training_state.abstract_state(
-      module, transformation, device_mesh, mesh.rules, trainable_parameters
+      module,
+      transformation,
+      device_mesh,
+      mesh.rules,
+      trainable_parameters,
+      mesh.shard_optimizer_state,
     )
     keeps_all = checkpoint_parameters == 'all'
     if resumed_step is not None:
@@ -243,6 +248,7 @@ def train(
       schedule=schedule,
       seed=seed,
       num_microbatches=num_microbatches,
+      shard_optimizer_state=mesh.shard_optimizer_state,
       clip_global_norm=clip_global_norm,
     )
     with metrics.MetricWriter(

@@ -56,7 +56,9 @@ def abstract_params(model, mesh, rules):
   return _with_shardings(params, sharding.param_shardings(params, logical, mesh, rules))
 
 
-def abstract_state(model, optimizer, mesh, rules, trainable_parameters='.*'):
+def abstract_state(
+  model, optimizer, mesh, rules, trainable_parameters='.*', shard_optimizer_state=False
+):
   """Returns the TrainState as `jax.ShapeDtypeStruct`s with their shardings; no memory is used.
 
   Args:
@@ -66,6 +68,7 @@ def abstract_state(model, optimizer, mesh, rules, trainable_parameters='.*'):
     rules: see `sharding.MeshConfig`.
     trainable_parameters: regular expression for the names of those that are trained, see
       `models.selection`.
+    shard_optimizer_state: see `sharding.MeshConfig`.
 
   Raises:
     UserError: none are.
@@ -76,7 +79,8 @@ def abstract_state(model, optimizer, mesh, rules, trainable_parameters='.*'):
   state = TrainState(step=scalar, params=params, opt_state=None, trainable=trainable)
   trained, _ = state.split_params()
   opt_state = jax.eval_shape(optimizer.init, trained)
-  shardings = sharding.optimizer_shardings(opt_state, trained, _shardings(trained), mesh)
+  owned = sharding.update_shardings(trained) if shard_optimizer_state else _shardings(trained)
+  shardings = sharding.optimizer_shardings(opt_state, trained, owned, mesh)
   return state.replace(opt_state=_with_shardings(opt_state, shardings))
 
 

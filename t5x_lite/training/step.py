@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from t5x_lite import losses
+from t5x_lite import losses, sharding
 from t5x_lite.models import selection
 
 
@@ -95,6 +95,7 @@ def train_step(
   seed,
   num_microbatches=1,
   clip_global_norm=None,
+  update_shardings=None,
 ):
   """Forward, backward, update.
 
@@ -108,6 +109,8 @@ def train_step(
     seed: of the dropout.
     num_microbatches: parts of the batch whose gradients are accumulated.
     clip_global_norm: largest norm of the whole gradient, or None.
+    update_shardings: of the gradients and the trainable parameters while these are updated, where
+      that is not how they are kept, see `sharding.update_shardings`; or None.
 
   Returns:
     (new TrainState, dict of float32 scalars). 'loss' and 'z_loss' are in nats per target
@@ -120,6 +123,10 @@ def train_step(
   sums, grads = accumulate_gradients(
     model, trainable, batch, loss_config, dropout_key, num_microbatches, frozen
   )
+  if update_shardings is not None:
+    trainable, grads = jax.lax.with_sharding_constraint(
+      (trainable, grads), (update_shardings, update_shardings)
+    )
   divisor = normalizer(loss_config, sums['weight'])
   grads = jax.tree.map(lambda g: g / divisor, grads)
   gradient_norm = optax.tree.norm(grads)
@@ -162,15 +169,19 @@ def token_counts(batch):
   return {'tokens': tokens, 'padding_share': (positions - tokens) / positions}
 
 
-def jit_train_step(abstract_state, batch_sharding, **settings):
+def jit_train_step(abstract_state, batch_sharding, shard_optimizer_state=False, **settings):
   """Returns the compiled form of (state, batch) -> (state, metrics), the state donated.
 
   Args:
     abstract_state: from `state.abstract_state`; the new state keeps its shardings.
     batch_sharding: of every feature.
+    shard_optimizer_state: see `sharding.MeshConfig`.
     **settings: all other arguments of `train_step`.
   """
   shardings = jax.tree.map(lambda x: x.sharding, abstract_state)
+  if shard_optimizer_state:
+    trainable, _ = abstract_state.split_params()
+    settings['update_shardings'] = sharding.update_shardings(trainable)
   return jax.jit(
     functools.partial(train_step, **settings),
     in_shardings=(shardings, batch_sharding),
