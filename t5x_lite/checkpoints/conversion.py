@@ -18,7 +18,15 @@ GIN_FILE = 'model.gin'
 # Those that T5 was pre-trained with; nothing in the weights depends on them.
 _TASK_FEATURE_LENGTHS = {'inputs': 512, 'targets': 114}
 # What a run decides, whatever the model; most are macros in gin_configs/models/t5_1_1.gin.
-_OF_THE_RUN = ('dropout_rate', 'dtype', 'scan_layers', 'remat_policy', 'adapter')
+_OF_THE_RUN = (
+  'dropout_rate',
+  'dtype',
+  'matmul_dtype',
+  'scan_layers',
+  'remat_policy',
+  'remat_offload',
+  'adapter',
+)
 
 
 def write_run(

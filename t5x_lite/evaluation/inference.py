@@ -55,6 +55,7 @@ class Inference:
       rules: see `sharding.MeshConfig`.
       max_decoders: keeps the compiled programs of so many decoders, those last used; None for all.
     """
+    config = config.for_inference()
     self.config = config
     self.mesh = mesh
     self.rules = rules

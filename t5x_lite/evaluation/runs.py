@@ -175,13 +175,13 @@ def open_run(
       )
     steps = sorted(steps)
   newest = origins.open_step(checkpoints, steps[-1], base_path)
-  changes = {'scan_layers': False, 'remat_policy': 'none', 'dropout_rate': 0.0}
+  changes = {'scan_layers': False}
   if dtype is not None:
     changes['dtype'] = dtype
   return Run(
     folder=newest.folder,
     steps=steps,
-    config=dataclasses.replace(newest.model, **changes),
+    config=dataclasses.replace(newest.model.for_inference(), **changes),
     mixture_or_task_name=newest.said('mixture_or_task_name'),
     task_feature_lengths=newest.said('task_feature_lengths'),
     fingerprint=newest.vocabulary,

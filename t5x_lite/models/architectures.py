@@ -21,5 +21,5 @@ def for_decoding(config, params):
   Decoding appends to a cache per layer in place; a scan over layers would copy every cache at
   every step.
   """
-  unrolled = dataclasses.replace(config, scan_layers=False, remat_policy='none')
+  unrolled = dataclasses.replace(config.for_inference(), scan_layers=False)
   return create(unrolled), stacking.unstack_layers(params)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax import ad_checkpoint
 
 from t5x_lite.models import layers, parameters, positions
 from t5x_lite.models.config import Adapter
@@ -75,7 +76,8 @@ def dot_product_attention(query, key, value, *, bias=None, mask=None, dropout=No
   weights = _attention_weights(logits, bias, mask).astype(dtype)
   if dropout is not None:
     weights = dropout(weights)
-  return jnp.einsum('bhqk,bkhd->bqhd', weights, value)
+  context = jnp.einsum('bhqk,bkhd->bqhd', weights, value)
+  return ad_checkpoint.checkpoint_name(context, 'context')
 
 
 def _attention_weights(logits, bias, mask):
@@ -84,7 +86,7 @@ def _attention_weights(logits, bias, mask):
     logits = add_shared(logits, bias)
   if mask is not None:
     logits = jnp.where(mask, logits, MASKED_LOGIT)
-  return jax.nn.softmax(logits, axis=-1)
+  return ad_checkpoint.checkpoint_name(jax.nn.softmax(logits, axis=-1), 'attention_weights')
 
 
 @flax.struct.dataclass
@@ -132,6 +134,7 @@ class MultiHeadAttention(nn.Module):
     dropout_rate: of the attention weights; one mask for all queries.
     dtype: of the computation.
     adapter: of the model, or None.
+    matmul_dtype: see `T5Config`.
   """
 
   num_heads: int
@@ -140,12 +143,13 @@ class MultiHeadAttention(nn.Module):
   dropout_rate: float
   dtype: Any
   adapter: Adapter | None = None
+  matmul_dtype: str | None = None
 
   def setup(self):
     joined = self.num_heads * self.head_dim
 
     def projection(init, features=joined, axes=('embed', 'joined_kv')):
-      return layers.Dense(features, axes, init, self.dtype, self.adapter)
+      return layers.Dense(features, axes, init, self.dtype, self.adapter, self.matmul_dtype)
 
     self.query = projection(parameters.fan_in_normal(1 / self.head_dim))
     self.key = projection(parameters.fan_in_normal())
@@ -153,17 +157,18 @@ class MultiHeadAttention(nn.Module):
     self.out = projection(parameters.fan_in_normal(), self.emb_dim, ('joined_kv', 'embed'))
     self.dropout = layers.Dropout(self.dropout_rate)
 
-  def _split_heads(self, x):
-    """[batch, length, heads * head_dim] -> [batch, length, heads, head_dim]."""
+  def _heads(self, projection, x):
+    """Projects x [batch, length, embed] to [batch, length, heads, head_dim]."""
+    x = ad_checkpoint.checkpoint_name(projection(x), projection.name)
     x = x.reshape(*x.shape[:-1], self.num_heads, self.head_dim)
     return nn.with_logical_constraint(x, ('batch', 'length', 'heads', 'kv'))
 
   def project_keys_values(self, x, rotation=None):
     """Returns the `KeyValues` of x [batch, length, embed], the keys turned by a `Rotation`."""
-    key = self._split_heads(self.key(x))
+    key = self._heads(self.key, x)
     if rotation is not None:
       key = positions.rotate(key, rotation)
-    return KeyValues(key, self._split_heads(self.value(x)))
+    return KeyValues(key, self._heads(self.value, x))
 
   def attend(self, x, keys_values, *, bias=None, mask=None, rotation=None):
     """Attends from x [batch, query_length, embed] to projected keys and values.
@@ -190,12 +195,13 @@ class MultiHeadAttention(nn.Module):
     return self._join_heads(context)
 
   def _query(self, x, rotation):
-    query = self._split_heads(self.query(x))
+    query = self._heads(self.query, x)
     return query if rotation is None else positions.rotate(query, rotation)
 
   def _join_heads(self, context):
     """[batch, query_length, heads, head_dim] -> [batch, query_length, embed]."""
-    return self.out(context.reshape(*context.shape[:-2], self.num_heads * self.head_dim))
+    joined = context.reshape(*context.shape[:-2], self.num_heads * self.head_dim)
+    return ad_checkpoint.checkpoint_name(self.out(joined), 'attention_out')
 
   def __call__(self, x, source, *, bias=None, mask=None):
     """Attends from x [batch, query_length, embed] to source [batch, key_length, embed]."""
@@ -234,4 +240,5 @@ def of(config):
     dropout_rate=config.dropout_rate,
     dtype=config.dtype,
     adapter=config.adapter,
+    matmul_dtype=config.matmul_dtype,
   )

@@ -22,8 +22,24 @@ POSITION_SCHEMES = (
   'learned',
 )
 ACTIVATIONS = ('gelu', 'linear', 'relu', 'silu')
-REMAT_POLICIES = ('none', 'minimal', 'full')
+# Activations of a layer that the backward pass may find kept, in the order in which they are made.
+REMAT_NAMES = (
+  'layer_input',
+  'query',
+  'key',
+  'value',
+  'attention_weights',
+  'context',
+  'attention_out',
+  'mlp_wi',
+)
+# Which of them each policy keeps that recomputes the others.
+REMAT_POLICIES = {
+  'minimal': ('query', 'key', 'value', 'attention_out', 'mlp_wi'),
+  'full': (),
+}
 DTYPES = ('float32', 'bfloat16', 'float16')
+MATMUL_DTYPES = (None, 'float8')
 
 
 def _kind(name):
@@ -128,9 +144,13 @@ class T5Config:
     logits_via_embedding: the output matrix is the embedding, scaled by emb_dim**-0.5.
     dropout_rate: applied only where a 'dropout' random key is given.
     dtype: of the activations; parameters, softmax and loss are float32.
+    matmul_dtype: 'float8' to round to it, in training, the operands of the products with weights of
+      attention and feed-forward, see `models.float8`; None for `dtype`.
     scan_layers: compile one block and loop over stacked parameters, instead of unrolling.
     remat_policy: what the backward pass recomputes: 'none'; 'minimal', everything but the
-      outputs of matrix multiplications with weights; 'full', everything inside a block.
+      outputs of matrix multiplications with weights; 'full', everything inside a block; or, as
+      names out of `REMAT_NAMES`, everything but these.
+    remat_offload: names of activations that are kept in the host's memory.
     relative_attention_num_buckets: rows of a relative position table.
     relative_attention_max_distance: distance from which all positions share the last bucket.
     adapter: `LoRA`, `IA3`, `Prompt`, or None for the model itself.
@@ -147,8 +167,10 @@ class T5Config:
   logits_via_embedding: bool = False
   dropout_rate: float = 0.0
   dtype: str = 'bfloat16'
+  matmul_dtype: str | None = None
   scan_layers: bool = True
-  remat_policy: str = 'none'
+  remat_policy: str | Sequence[str] = 'none'
+  remat_offload: Sequence[str] = ()
   relative_attention_num_buckets: int = 32
   relative_attention_max_distance: int = 128
   architecture: str = 'encoder_decoder'
@@ -157,7 +179,10 @@ class T5Config:
   adapter: Adapter | None = None
 
   def __post_init__(self):
-    object.__setattr__(self, 'mlp_activations', tuple(self.mlp_activations))
+    for name in ('mlp_activations', 'remat_policy', 'remat_offload'):
+      value = getattr(self, name)
+      if not isinstance(value, str):  # Such as a list of gin's, or of a checkpoint's metadata.
+        object.__setattr__(self, name, tuple(value))
     for name in ('vocab_size', 'emb_dim', 'num_heads', 'head_dim', 'mlp_dim'):
       if getattr(self, name) < 1:
         raise errors.UserError(f'T5Config.{name} must be positive, not {getattr(self, name)}')
@@ -178,8 +203,9 @@ class T5Config:
         f'T5Config.relative_attention_max_distance={self.relative_attention_max_distance} must '
         f'exceed half of relative_attention_num_buckets={buckets}'
       )
-    _check_choice('remat_policy', self.remat_policy, REMAT_POLICIES)
+    self._check_remat()
     _check_choice('dtype', self.dtype, DTYPES)
+    _check_choice('matmul_dtype', self.matmul_dtype, MATMUL_DTYPES)
     if not self.mlp_activations:
       raise errors.UserError(f'T5Config.mlp_activations is empty; give {", ".join(ACTIVATIONS)}')
     for activation in self.mlp_activations:
@@ -189,6 +215,12 @@ class T5Config:
   def from_dict(cls, fields: Mapping[str, Any]) -> 'T5Config':
     """Returns the configuration that `dataclasses.asdict` made these fields of."""
     return cls(**{**fields, 'adapter': _adapter(fields.get('adapter'))})
+
+  def for_inference(self) -> 'T5Config':
+    """Returns the configuration without what is for training alone."""
+    return dataclasses.replace(
+      self, dropout_rate=0.0, matmul_dtype=None, remat_policy='none', remat_offload=()
+    )
 
   @property
   def prompt_length(self) -> int:
@@ -238,6 +270,25 @@ class T5Config:
         f'architecture={self.architecture!r} has none'
       )
 
+  def _check_remat(self):
+    policy, offload = self.remat_policy, self.remat_offload
+    if isinstance(policy, str) and policy not in ('none', *REMAT_POLICIES):
+      raise errors.UserError(
+        f'T5Config.remat_policy holds {policy!r}; it may be none, {", ".join(REMAT_POLICIES)}, or '
+        f'a tuple of the names of what is kept, of {", ".join(REMAT_NAMES)}'
+      )
+    for field, names in (
+      ('policy', () if isinstance(policy, str) else policy),
+      ('offload', offload),
+    ):
+      for name in names:
+        _check_choice(f'remat_{field}', name, REMAT_NAMES)
+    if offload and policy == 'none':
+      raise errors.UserError(
+        f"T5Config.remat_offload={offload}, but remat_policy='none' keeps everything on the "
+        "device: set remat_policy to 'full', 'minimal' or the names of what is kept there"
+      )
+
   def _check_positions(self):
     learned = self.position_scheme == 'learned'
     if learned and (self.max_position_embeddings is None or self.max_position_embeddings < 1):
@@ -263,7 +314,9 @@ class T5Config:
 
 def _check_choice(name, value, choices):
   if value not in choices:
-    raise errors.UserError(f'T5Config.{name} holds {value!r}; it may be {", ".join(choices)}')
+    raise errors.UserError(
+      f'T5Config.{name} holds {value!r}; it may be {", ".join(map(str, choices))}'
+    )
 
 
 def _adapter(fields):

@@ -4,6 +4,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax import ad_checkpoint
 
 from t5x_lite.models import attention, layers, positions, stacking
 from t5x_lite.models.config import T5Config
@@ -64,6 +65,7 @@ class DecoderLayer(nn.Module):
       (x, None), as the body of a scan must.
     """
     x = nn.with_logical_constraint(x, RESIDUAL_AXES)
+    x = ad_checkpoint.checkpoint_name(x, 'layer_input')
     x, _ = self._attend_to_itself(x, placement, mask, encoding=encoded is None)
     if encoded is not None:
       y = self.pre_cross_attention_layer_norm(x)

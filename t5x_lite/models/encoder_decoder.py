@@ -4,6 +4,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax import ad_checkpoint
 
 from t5x_lite.models import adapters, attention, decoder, layers, positions, stacking
 from t5x_lite.models import beams as beams_lib
@@ -27,6 +28,7 @@ class EncoderLayer(nn.Module):
   def __call__(self, x, placement, mask):
     """Maps x [batch, length, embed]; returns (x, None), as the body of a scan must."""
     x = nn.with_logical_constraint(x, decoder.RESIDUAL_AXES)
+    x = ad_checkpoint.checkpoint_name(x, 'layer_input')
     y = self.pre_attention_layer_norm(x)
     bias = placement.bias
     if self.config.position_scheme == 'relative_bias_per_layer':

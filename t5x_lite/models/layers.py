@@ -6,8 +6,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import ad_checkpoint
 
-from t5x_lite.models import adapters, parameters, quantization
+from t5x_lite.models import adapters, float8, parameters, quantization
 from t5x_lite.models.config import Adapter
 
 ACTIVATIONS = {
@@ -18,7 +19,7 @@ ACTIVATIONS = {
 }
 
 
-def project(x, kernel, kernel_axis=0, dtype=None):
+def project(x, kernel, kernel_axis=0, dtype=None, matmul_dtype=None):
   """Multiplies the last axis of x with one axis of a matrix; returns [..., the other axis].
 
   The leading axes of x become one, so that the gradient of the kernel is a product of matrices as
@@ -30,9 +31,12 @@ def project(x, kernel, kernel_axis=0, dtype=None):
       it is a `quantization.Int8`.
     kernel_axis: 0 or 1.
     dtype: of the products, in which they are also summed; None for that of x.
+    matmul_dtype: 'float8' to round x and a float32 kernel to it, whose `kernel_axis` is 0; or None.
   """
   rows = x.reshape(-1, x.shape[-1])
-  if isinstance(kernel, quantization.Int8) or kernel.dtype == jnp.bfloat16:
+  if matmul_dtype == 'float8':
+    products = float8.product(rows, kernel)
+  elif isinstance(kernel, quantization.Int8) or kernel.dtype == jnp.bfloat16:
     products = quantization.project(rows, kernel, kernel_axis).astype(dtype or x.dtype)
   else:
     contracted = (((1,), (kernel_axis,)), ((), ()))
@@ -50,6 +54,7 @@ class Dense(nn.Module):
     kernel_init: initializer of the kernel.
     dtype: of the multiplication and of the output.
     adapter: of the model, or None.
+    matmul_dtype: see `T5Config`.
   """
 
   features: int
@@ -57,13 +62,19 @@ class Dense(nn.Module):
   kernel_init: Callable[..., jax.Array]
   dtype: Any
   adapter: Adapter | None = None
+  matmul_dtype: str | None = None
 
   @nn.compact
   def __call__(self, x):
     """Maps [..., inputs] to [..., features]."""
     shape = (x.shape[-1], self.features)
     kernel = parameters.make(self, 'kernel', self.kernel_init, shape, self.kernel_axes)
-    return adapters.apply(self, x.astype(self.dtype), kernel, project)
+
+    def multiply(x, matrix):
+      # An adapter's own matrices are small, and are rounded no further.
+      return project(x, matrix, matmul_dtype=self.matmul_dtype if matrix is kernel else None)
+
+    return adapters.apply(self, x.astype(self.dtype), kernel, multiply)
 
 
 class RMSNorm(nn.Module):
@@ -115,6 +126,7 @@ class MLP(nn.Module):
   dropout_rate: float
   dtype: Any
   adapter: Adapter | None = None
+  matmul_dtype: str | None = None
 
   @nn.compact
   def __call__(self, x):
@@ -122,12 +134,13 @@ class MLP(nn.Module):
 
     def dense(features, axes, name):
       init = parameters.FAN_IN_TRUNCATED_NORMAL
-      return Dense(features, axes, init, self.dtype, self.adapter, name=name)
+      return Dense(features, axes, init, self.dtype, self.adapter, self.matmul_dtype, name=name)
 
     gates = []
     for i, activation in enumerate(self.activations):
       name = 'wi' if len(self.activations) == 1 else f'wi_{i}'
       projected = dense(self.mlp_dim, ('embed', 'mlp'), name)(x)
+      projected = ad_checkpoint.checkpoint_name(projected, 'mlp_wi')
       gates.append(ACTIVATIONS[activation](projected))
     hidden = gates[0]
     for gate in gates[1:]:
@@ -141,7 +154,12 @@ class MLP(nn.Module):
 def mlp_of(config):
   """Returns the `MLP` of a `T5Config`."""
   return MLP(
-    config.mlp_dim, config.mlp_activations, config.dropout_rate, config.dtype, config.adapter
+    config.mlp_dim,
+    config.mlp_activations,
+    config.dropout_rate,
+    config.dtype,
+    config.adapter,
+    config.matmul_dtype,
   )
 
 

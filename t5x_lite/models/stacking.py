@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from t5x_lite.models.config import REMAT_POLICIES
+
 _NUMBERED = re.compile(r'layers_(\d+)$')
 STACKED = 'layers'
 
@@ -18,13 +20,14 @@ STACKED = 'layers'
 def build(layer_class, config, num_layers):
   """Returns the scanned module or the list of modules that `run` runs."""
   if config.remat_policy != 'none':
-    # 'minimal' keeps what is dear to recompute: the products with weights, not the attention.
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    layer_class = nn.remat(
-      layer_class,
-      policy=policy if config.remat_policy == 'minimal' else None,
-      prevent_cse=not config.scan_layers,
+    kept = set(REMAT_POLICIES.get(config.remat_policy, config.remat_policy))
+    policy = jax.checkpoint_policies.save_and_offload_only_these_names(
+      names_which_can_be_saved=kept.difference(config.remat_offload),
+      names_which_can_be_offloaded=config.remat_offload,
+      offload_src='device',
+      offload_dst='pinned_host',
     )
+    layer_class = nn.remat(layer_class, policy=policy, prevent_cse=not config.scan_layers)
   if not config.scan_layers:
     return [layer_class(config) for _ in range(num_layers)]
   scanned = nn.scan(
