@@ -13,7 +13,7 @@ PAGE = 'docs/scaling.md'
   importlib.util.find_spec('libtpu') is None, reason="needs pip install 't5x_lite[tpu]'"
 )
 def test_what_the_page_plans_does_not_fit_as_it_says(shell):
-  [script], [expected] = scripts(PAGE), blocks(PAGE, 'text')
+  script, expected = scripts(PAGE)[0], blocks(PAGE, 'text')[0]
   out = shell(f'! {script}')
   # Another version of the compiler needs another amount.
   without_numbers = [line.split('  ')[:2] for line in expected.splitlines()]
