@@ -24,6 +24,7 @@ import sys
 
 import t5x_lite
 from t5x_lite import choices, errors, gin_configs, modules
+from t5x_lite.hosts import job
 
 COMMANDS = (
   'train',
@@ -39,6 +40,7 @@ COMMANDS = (
 )
 _READ_TASKS = ('train', 'eval', 'infer', 'tasks', 'vocab', 'bench')
 _CHOOSE_VOCABULARY = ('train', 'tasks', 'bench')
+_RUN_ON_SEVERAL_HOSTS = ('train', 'eval', 'infer', 'bench')
 
 _GIN_USAGE = """\
 gin:
@@ -55,7 +57,10 @@ _INCLUDE = re.compile(r"^include '(.*)'$", re.MULTILINE)
 
 
 def main(argv=None):
-  """Runs one command and returns the exit status: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+  """Runs one command and returns the exit status.
+
+  It is 0, 2 for a user's mistake, 75 where a host of the job is missing, 130 for Ctrl-C.
+  """
   try:
     try:
       status = _run(sys.argv[1:] if argv is None else list(argv))
@@ -63,19 +68,29 @@ def main(argv=None):
       status = stop.code
     sys.stdout.flush()  # A closed pipe shows up here, and not while Python exits.
     return status or 0
-  except errors.UserError as error:
-    print('t5x-lite: error:', ' '.join(str(error).split('\n')), file=sys.stderr)
-    return 2
+  except (errors.UserError, errors.HostError) as error:
+    message = ' '.join(str(error).split('\n'))
+    print('t5x-lite: error:', message, file=sys.stderr)
+    return job.abandon(error.status, message)
   except KeyboardInterrupt:
     print('t5x-lite: interrupted', file=sys.stderr)
-    return 130
+    return job.abandon(130, 'interrupted')
   except BrokenPipeError:
-    return _stop_writing()
+    return job.abandon(_stop_writing(), 'nobody reads its output')
 
 
 def _run(argv):
   args, overrides = _parse_arguments(argv)
   set_environment(os.environ)
+  if args.command not in _RUN_ON_SEVERAL_HOSTS:
+    _configure(args, overrides)
+    return args.run(args)
+  with job.of(args, saves_on_sigterm=args.command == 'train'):
+    _configure(args, overrides)
+    return args.run(args)
+
+
+def _configure(args, overrides):
   names = ('local_data', 'vocabulary', 'cache_dir')
   chosen = {name: getattr(args, name, None) for name in names}
   choices.begin(**{name: value for name, value in chosen.items() if value})
@@ -90,7 +105,6 @@ def _run(argv):
         '--gin_file=runs/pretrain.gin'
       )
     configuration.parse(gin_files, overrides, args.gin_search_paths)
-  return args.run(args)
 
 
 # Arguments.
@@ -139,7 +153,10 @@ def _add_command(subparsers, name, command):
   )
   if name in _READ_TASKS:
     _add_task_arguments(parser, name)
+  if name in _RUN_ON_SEVERAL_HOSTS:
+    job.add_arguments(parser)
   parser.set_defaults(
+    command=name,
     run=command.run,
     uses_gin=uses_gin,
     default_gin_files=default_gin_files,

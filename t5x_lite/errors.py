@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake, and the help with a misspelt name."""
+"""The exceptions that the command line tells in one line, and the help with a misspelt name."""
 
 import difflib
 
@@ -8,6 +8,17 @@ class UserError(Exception):
 
   The command line prints the message without a traceback and exits with status 2.
   """
+
+  status = 2
+
+
+class HostError(Exception):
+  """A host of a job that is missing, or lost: no mistake, and starting all again may help.
+
+  The exit status is EX_TEMPFAIL of sysexits.h, for launchers to tell it from others.
+  """
+
+  status = 75
 
 
 def did_you_mean(name, names):

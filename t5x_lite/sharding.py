@@ -145,6 +145,39 @@ def batch_sharding(mesh):
   return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def rows_of_hosts(mesh, batch_size: int) -> dict[int, list[int]]:
+  """Returns the rows of a batch that the devices of each host hold, in order, by its number.
+
+  Hosts among which matrices are divided, and not the batch, hold the same rows.
+  """
+  rows = {}
+  for device, (index,) in batch_sharding(mesh).devices_indices_map((batch_size,)).items():
+    rows.setdefault(device.process_index, set()).update(range(batch_size)[index])
+  return {host: sorted(held) for host, held in sorted(rows.items())}
+
+
+def put_rows(batch, rows, mesh, batch_size: int):
+  """Makes a batch on all devices of the rows that those of this host hold.
+
+  Args:
+    batch: tree of numpy arrays [rows, ...].
+    rows: which rows of the batch these are, see `rows_of_hosts`.
+    mesh: the mesh.
+    batch_size: number of rows on all hosts.
+  """
+  place = {row: i for i, row in enumerate(rows)}
+
+  def put(x):
+    def of_device(index):
+      wanted = range(batch_size)[index[0]]
+      return x[place[wanted[0]] : place[wanted[-1]] + 1]
+
+    shape = (batch_size, *x.shape[1:])
+    return jax.make_array_from_callback(shape, batch_sharding(mesh), of_device)
+
+  return jax.tree.map(put, batch)
+
+
 def num_batch_shards(mesh) -> int:
   """Returns over how many devices a batch is divided."""
   return math.prod(mesh.shape[axis] for axis in BATCH_AXES)

@@ -91,7 +91,7 @@ class CheckpointManager:
     step: int,
     state,
     *,
-    batches_state: bytes | None = None,
+    batches_state: Mapping[str, bytes] | None = None,
     metadata: Mapping[str, Any] | None = None,
     metrics: Mapping[str, float] | None = None,
   ) -> bool:
@@ -103,7 +103,8 @@ class CheckpointManager:
     Args:
       step: the number of steps done.
       state: pytree with `params` (attribute or key) of jax or numpy arrays; see TrainState.
-      batches_state: this host's position in its data, kept as it is.
+      batches_state: positions in the data by the names of its streams, see `data.streams`, each
+        from one host; kept as they are.
       metadata: what describes the run (model, vocabulary, gin configuration); JSON-able.
       metrics: the values to choose the best checkpoint by.
 
@@ -233,24 +234,25 @@ class CheckpointManager:
       raise self._damaged(step, error) from error
     return {name.removeprefix(_PARAMS): array for name, array in arrays.items()}
 
-  def batches_state(self, step: int) -> bytes | None:
-    """This host's position in its data, or None if none was saved.
+  def streams(self, step: int) -> list[str]:
+    """The names of the streams of data in which a step has a position."""
+    self._check_exists(step)
+    prefix = storage.batches_file('')
+    files = (self.path(step) / 'run').glob(f'{prefix}*')
+    return sorted(path.name.removeprefix(prefix) for path in files)
+
+  def batches_state(self, step: int, streams: Iterable[str]) -> dict[str, bytes]:
+    """The positions in some of these streams.
 
     Raises:
-      UserError: the checkpoint was written by another number of hosts.
+      UserError: one is not there.
     """
     self._check_exists(step)
-    mine = self.path(step) / 'run' / storage.batches_file(jax.process_index(), jax.process_count())
-    if mine.exists():
-      return mine.read_bytes()
-    other = next((self.path(step) / 'run').glob('batches_state-*'), None)
-    if other is None:
-      return None
-    raise errors.UserError(
-      f'checkpoint {self.path(step)} was written by {other.name.rpartition("-")[2]} hosts, which '
-      f'divided the data among them; this run has {jax.process_count()}: use as many hosts, or '
-      f'start a new run from it (INITIAL_CHECKPOINT_PATH)'
-    )
+    folder = self.path(step) / 'run'
+    try:
+      return {name: (folder / storage.batches_file(name)).read_bytes() for name in streams}
+    except OSError as error:
+      raise self._damaged(step, error) from error
 
   def metadata(self, step: int) -> dict[str, Any]:
     """What `save` was given to describe the run."""
@@ -425,7 +427,7 @@ def _run_files(metadata, metrics=None, batches_state=None) -> storage.RunFiles:
   return storage.RunFiles(
     metadata=json.dumps(dict(metadata or {}), indent=2, sort_keys=True),
     metrics=json.dumps(_finite(metrics or {}), indent=2, sort_keys=True),
-    batches_state=batches_state,
+    batches_state=batches_state or {},
   )
 
 

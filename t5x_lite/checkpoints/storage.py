@@ -4,7 +4,7 @@ A checkpoint is a folder that holds up to three others:
 
   params/     the parameters
   training/   the rest of the train state: step and optimizer state; not where it was converted
-  run/        metadata.json, metrics.json and each host's position in the data
+  run/        metadata.json, metrics.json and the position in each stream of the data
 
 Orbax writes all of them into `STEP.orbax-checkpoint-tmp` and renames that folder once everything
 is there, so a folder named by a bare number is a complete checkpoint, whenever the run was killed. In
@@ -40,28 +40,28 @@ class RunFiles:
 
   metadata: str
   metrics: str
-  batches_state: bytes | None
+  batches_state: Mapping[str, bytes]
 
   async def save(self, directory):
     """Orbax's protocol: returns what it awaits in its background thread."""
-    return self._write(directory, jax.process_index(), jax.process_count())
+    return self._write(directory, jax.process_index() == 0)
 
-  async def _write(self, directory, process_index: int, process_count: int):
+  async def _write(self, directory, is_first: bool):
     folder = await directory.await_creation()
-    if process_index == 0:
+    if is_first:
       (folder / 'metadata.json').write_text(self.metadata)
       (folder / 'metrics.json').write_text(self.metrics)
-    if self.batches_state is not None:
-      (folder / batches_file(process_index, process_count)).write_bytes(self.batches_state)
+    for stream, state in self.batches_state.items():
+      (folder / batches_file(stream)).write_bytes(state)
 
   async def load(self, directory):
     """Part of Orbax's protocol; the manager reads these files itself."""
     raise NotImplementedError
 
 
-def batches_file(process_index: int, process_count: int) -> str:
-  """Name of the file that keeps a host's position in the data."""
-  return f'batches_state-{process_index}-of-{process_count}'
+def batches_file(stream: str) -> str:
+  """Name of the file that keeps the position in a stream of the data, such as '0-of-4'."""
+  return f'batches_state-{stream}'
 
 
 def is_complete(directory: epath.Path, step: int) -> bool:

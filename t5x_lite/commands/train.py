@@ -82,6 +82,7 @@ def train(
     user_modules: the user's modules that register tasks, kept for evaluation and inference.
   """
   import dataclasses
+  import functools
 
   import jax
 
@@ -90,9 +91,10 @@ def train(
   from t5x_lite.checkpoints import bases, origins
   from t5x_lite.checkpoints import warm_start as warm_starts
   from t5x_lite.data import batches as data_batches
-  from t5x_lite.data import model_vocabulary
+  from t5x_lite.data import model_vocabulary, streams
   from t5x_lite.data import vocabulary as data_vocabulary
   from t5x_lite.evaluation import evaluator, inference
+  from t5x_lite.hosts import job
   from t5x_lite.models import adapters, architectures
   from t5x_lite.monitoring import flops, metrics, progress, throughput
   from t5x_lite.training import loop as training_loop
@@ -133,11 +135,22 @@ def train(
     'trainable_parameters': trainable_parameters,
     'checkpoint_parameters': checkpoint_parameters,
   }
-  batches = data_batches.train_batches(
-    dataset,
-    has_encoder=model.has_encoder,
-    host_index=jax.process_index(),
-    host_count=jax.process_count(),
+  checkpoints = checkpoint_manager(model_dir / 'checkpoints')
+  resumed_step = job.agreed(checkpoints.latest_step())
+  share = streams.share(
+    sharding.rows_of_hosts(device_mesh, dataset.batch_size),
+    jax.process_index(),
+    dataset.batch_size,
+    saved=() if resumed_step is None else checkpoints.streams(resumed_step),
+  )
+  batches = streams.HostBatches(
+    share,
+    functools.partial(
+      data_batches.train_batches,
+      dataset,
+      has_encoder=model.has_encoder,
+      drawn_seed=job.agreed(data_batches.draw_seed()),
+    ),
   )
   lengths = dataset.task_feature_lengths
   inputs_length, targets_length = lengths.get('inputs', 0), lengths['targets']
@@ -145,8 +158,6 @@ def train(
   model.check_length(together((model.prompt_length + inputs_length, targets_length)))
 
   # Where it starts from.
-  checkpoints = checkpoint_manager(model_dir / 'checkpoints')
-  resumed_step = checkpoints.latest_step()
   first_step, origin = resumed_step or 0, None
   if resumed_step is not None:
     origin = origins.open_step(checkpoints, resumed_step, base_checkpoint_path)
@@ -176,15 +187,16 @@ def train(
   schedule = schedules.of(learning_rate)
   transformation = optimizer(schedule)
   batch_sharding = sharding.batch_sharding(device_mesh)
+  is_writer = jax.process_index() == 0
   with (
     sharding.activate(device_mesh, mesh.rules),
     checkpoints,
     prefetch.Prefetcher(
       batches,
-      lambda batch: jax.make_array_from_process_local_data(batch_sharding, batch),
+      lambda batch: sharding.put_rows(batch, share.rows, device_mesh, dataset.batch_size),
       snapshot_period=loop.checkpoint_period,
     ) as device_batches,
-    progress.Progress(loop.train_steps, first_step) as display,
+    progress.Progress(loop.train_steps, first_step, active=is_writer) as display,
   ):
     abstract = training_state.abstract_state(
       module,
@@ -198,7 +210,7 @@ def train(
     if resumed_step is not None:
       state = origin.restore_state(abstract)
       metadata['base'] = origin.metadata.get('base')
-      device_batches.set_state(checkpoints.batches_state(resumed_step))
+      device_batches.set_state(checkpoints.batches_state(resumed_step, share.names))
       display.message(f'resuming {model_dir} at step {resumed_step}')
     else:
       if not keeps_all:
@@ -208,7 +220,6 @@ def train(
         display.message(line)
 
     # What the run leaves behind besides its checkpoints.
-    is_writer = jax.process_index() == 0
     files = remote.Mirror(model_dir)
     if is_writer:
       files.folder.mkdir(parents=True, exist_ok=True)

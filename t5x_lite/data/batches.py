@@ -101,70 +101,62 @@ def train_batches(
   config: DatasetConfig,
   *,
   has_encoder: bool = True,
-  host_index: int = 0,
-  host_count: int = 1,
+  stream: int = 0,
+  num_streams: int = 1,
+  drawn_seed: int | None = None,
   num_threads: int | None = None,
 ) -> 'BatchIterator':
   """Batches without end: epoch after epoch, shuffled and corrupted anew in each.
 
   Args:
-    config: what to read; `batch_size` is divided over the hosts.
+    config: what to read; `batch_size` is divided over the streams.
     has_encoder: whether the model has one, see `T5Config.has_encoder`.
-    host_index: this host, which reads its own share of the examples.
-    host_count: number of hosts.
+    stream: which share of the examples to read, see `streams`.
+    num_streams: number of shares.
+    drawn_seed: in place of `config.seed` where that is None; None draws one.
     num_threads: threads that read and preprocess examples; None leaves that to TensorFlow.
 
   Returns:
-    A checkpointable iterator of this host's rows.
+    A checkpointable iterator of this stream's rows.
 
   Raises:
     UserError: if the task, split or a feature length does not exist, or the batch does not divide.
   """
-  _check(config, has_encoder, host_count)
+  _check(config, has_encoder, num_streams)
   task, current = get_mixture_or_task(config.mixture_or_task_name), choices.current()
   chosen_objective.check(task)
   mixing.check(task, current.mixing_maximum, current.mixing_temperature)
   return BatchIterator(
     config,
     has_encoder=has_encoder,
-    host_index=host_index,
-    host_count=host_count,
+    stream=stream,
+    num_streams=num_streams,
+    drawn_seed=drawn_seed,
     num_threads=num_threads,
   )
 
 
-def eval_batches(
-  config: DatasetConfig, *, has_encoder: bool = True, host_index: int = 0, host_count: int = 1
-) -> Iterator[Batch]:
+def eval_batches(config: DatasetConfig, *, has_encoder: bool = True) -> Iterator[Batch]:
   """Each example of a split once, in a fixed order and with fixed random preprocessing.
-
-  Every host reads all examples and takes its rows of each batch, so that all hosts see equally many batches.
 
   Args:
     config: what to read; `shuffle` is not used.
     has_encoder: whether the model has one.
-    host_index: this host.
-    host_count: number of hosts.
 
   Returns:
-    This host's rows of each batch. The last batch is filled with rows of zeros, whose loss weights are zero.
+    The batches. The last is filled with rows of zeros, whose loss weights are zero.
 
   Raises:
     UserError: as `train_batches`.
   """
-  _check(config, has_encoder, host_count)
-  rows_per_host = config.batch_size // host_count
+  _check(config, has_encoder)
   dataset = _examples(config, has_encoder, shuffle=False, seed=config.seed or 0, num_epochs=1)
   iterator = _ClosedAtExit(dataset.batch(config.batch_size))
 
   def batches():
     for batch in iterator:
       missing = config.batch_size - len(batch['decoder_target_tokens'])
-      first = host_index * rows_per_host
-      yield {
-        name: np.pad(rows, [(0, missing), (0, 0)])[first : first + rows_per_host]
-        for name, rows in batch.items()
-      }
+      yield {name: np.pad(rows, [(0, missing), (0, 0)]) for name, rows in batch.items()}
 
   return batches()
 
@@ -228,21 +220,23 @@ class BatchIterator:
     config: DatasetConfig,
     *,
     has_encoder: bool,
-    host_index: int,
-    host_count: int,
+    stream: int,
+    num_streams: int,
+    drawn_seed: int | None = None,
     num_threads: int | None = None,
   ):
     self._config = config
     self._has_encoder = has_encoder
-    self._host_index = host_index
-    self._host_count = host_count
+    self._stream = stream
+    self._num_streams = num_streams
     self._num_threads = num_threads
     self._caches = {}
     if config.use_cached:
       task = get_mixture_or_task(config.mixture_or_task_name)
       self._caches['caches'] = cached_tasks.describe(task, config.split)
     # Drawn here and kept with the position: resuming needs the seed that the run began with.
-    self._start(secrets.randbits(31) if config.seed is None else config.seed)
+    seed = drawn_seed if config.seed is None else config.seed
+    self._start(draw_seed() if seed is None else seed)
 
   def _start(self, seed):
     self._seed = seed
@@ -252,9 +246,9 @@ class BatchIterator:
       shuffle=self._config.shuffle,
       seed=seed,
       num_epochs=None,
-      shard_info=seqio.ShardInfo(self._host_index, self._host_count),
+      shard_info=seqio.ShardInfo(self._stream, self._num_streams),
     )
-    dataset = dataset.batch(self._config.batch_size // self._host_count, drop_remainder=True)
+    dataset = dataset.batch(self._config.batch_size // self._num_streams, drop_remainder=True)
     self._iterator = _ClosedAtExit(dataset, self._num_threads)
 
   def __iter__(self) -> 'BatchIterator':
@@ -277,7 +271,7 @@ class BatchIterator:
     """Continues after the batch that was the last before `get_state` returned `state`.
 
     Args:
-      state: from an iterator of the same configuration and host.
+      state: from an iterator of the same configuration and stream.
 
     Raises:
       UserError: if the configuration differs, naming both sides.
@@ -300,12 +294,16 @@ class BatchIterator:
     """What must be the same for a saved position to mean the same; JSON-able."""
     config = dataclasses.asdict(self._config) | {
       'task_feature_lengths': dict(sorted(self._config.task_feature_lengths.items())),
-      'host': f'{self._host_index} of {self._host_count}',
       **_chosen(choices.current()),
     }
     if config['seed'] is None:
       del config['seed']  # Then the seed is the saved one.
     return config | self._caches
+
+
+def draw_seed() -> int:
+  """Returns a random seed for the order of the data."""
+  return secrets.randbits(31)
 
 
 def _chosen(current):
@@ -357,7 +355,7 @@ class _ClosedAtExit:
       tf.train.Checkpoint(**self._held).read(path).assert_consumed()
 
 
-def _check(config, has_encoder, host_count):
+def _check(config, has_encoder, num_streams=1):
   """Refuses a configuration that seqio would fail on later, or in other words."""
   task = get_mixture_or_task(config.mixture_or_task_name)
   splits = splits_of(task)
@@ -384,9 +382,9 @@ def _check(config, has_encoder, host_count):
         f'{config.mixture_or_task_name!r} has features {sorted(task.output_features)}, but lengths are given for '
         f'{sorted(config.task_feature_lengths)}: add {name!r} to TASK_FEATURE_LENGTHS'
       )
-  if config.batch_size < 1 or config.batch_size % host_count:
+  if config.batch_size < 1 or config.batch_size % num_streams:
     raise errors.UserError(
-      f'BATCH_SIZE={config.batch_size} is not divisible by the {host_count} hosts'
+      f'BATCH_SIZE={config.batch_size} is not divisible by the {num_streams} streams of data'
     )
   _check_caches(task, config.use_cached)
 

@@ -17,6 +17,7 @@ from t5x_lite.checkpoints import foreign, origins
 from t5x_lite.checkpoints import manager as checkpoint_manager
 from t5x_lite.data import batches, vocabulary
 from t5x_lite.evaluation import inference
+from t5x_lite.hosts import job
 from t5x_lite.models import architectures, quantization
 from t5x_lite.models.config import T5Config
 from t5x_lite.training import state as training_state
@@ -162,10 +163,11 @@ def open_run(
   """
   quantization.check(weights)
   checkpoints, latest = checkpoint_manager.open_checkpoint(model_dir)
+  latest = job.agreed(latest)  # The run may be saving another one.
   if checkpoint == 'latest':
     steps = [latest]
   elif checkpoint == 'all':
-    steps = checkpoints.steps()
+    steps = [step for step in checkpoints.steps() if step <= latest]
   else:
     steps = [checkpoint] if isinstance(checkpoint, int) else checkpoint
     if isinstance(steps, str) or not all(isinstance(step, int) for step in steps) or not steps:

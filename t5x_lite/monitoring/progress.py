@@ -25,6 +25,7 @@ class Progress:
     *,
     unit: str = 'step',
     stream=None,
+    active: bool = True,
     seconds_between_lines: float = 10,
     clock: Callable[[], float] = time.monotonic,
   ):
@@ -36,6 +37,7 @@ class Progress:
       description: what is going on.
       unit: what is counted; of anything but steps the speed is shown.
       stream: where to; standard error if None.
+      active: False shows nothing, for all hosts but the first.
       seconds_between_lines: in a log, the least time from one line to the next; the first and the
         last step always get one.
       clock: seconds.
@@ -44,12 +46,13 @@ class Progress:
     self._start_step = start_step
     self._unit = unit
     self._stream = sys.stderr if stream is None else stream
+    self._active = active
     self._seconds_between_lines = seconds_between_lines
     self._clock = clock
     self._start_time = clock()
     self._last_line_time = -math.inf
     self._bar = None
-    if self._stream.isatty():
+    if active and self._stream.isatty():
       import tqdm  # Late: a log needs none.
 
       self._bar = tqdm.tqdm(
@@ -101,7 +104,8 @@ class Progress:
     self.close()
 
   def _print(self, text):
-    print(text, file=self._stream, flush=True)
+    if self._active:
+      print(text, file=self._stream, flush=True)
 
   def _facts(self, step, metrics):
     facts = []

@@ -12,6 +12,7 @@ import math
 import signal
 
 import jax
+from jax.experimental import multihost_utils
 
 from t5x_lite import errors
 
@@ -90,7 +91,7 @@ def train(
   Args:
     state: `TrainState`; its buffers are donated to the first step.
     train_step: function (state, batch) -> (state, metrics on the device).
-    batches: iterator of batches on the devices, with `get_state() -> bytes`.
+    batches: iterator of batches on the devices, with `get_state`, see `prefetch`.
     config: `LoopConfig`.
     checkpoints: `checkpoints.manager.CheckpointManager`.
     metadata: JSON-able dict kept in every checkpoint. Of the checkpoint that was resumed it
@@ -108,9 +109,10 @@ def train(
   first_step = step = int(state.step)
   best = _Best(**metadata.get('early_stopping') or {})
   pending = None  # (step, metrics on the device) of the step that runs
-  with _termination() as termination:
+  with _termination() as is_terminated:
     while True:
-      last = step >= config.train_steps or termination.requested
+      terminated = is_terminated(step)
+      last = step >= config.train_steps or terminated
       eval_due = _due(step, config.eval_period, last) and (step > first_step or step == 0)
       save_due = _due(step, config.checkpoint_period, last) and step > first_step
 
@@ -119,7 +121,7 @@ def train(
         pending = None
 
       metrics = None
-      if eval_due and evaluate is not None and not termination.requested:
+      if eval_due and evaluate is not None and not terminated:
         with report.paused():
           metrics = evaluate(state, step)
         report.evaluated(step, metrics)
@@ -146,7 +148,7 @@ def train(
         _read(pending, report, checkpoints)
       pending = (step, device_metrics)
     checkpoints.wait()
-  if termination.requested:
+  if terminated:
     return state, 'terminated'
   return state, 'done' if step >= config.train_steps else 'stopped early'
 
@@ -171,26 +173,24 @@ def _read(pending, report, checkpoints):
       )
 
 
-class _Termination:
-  requested = False
-
-
 @contextlib.contextmanager
 def _termination():
-  """Turns SIGTERM, which a scheduler sends before it takes the machine, into a request."""
-  termination = _Termination()
+  """Yields a function of the step that tells whether SIGTERM asks the run to end there.
 
-  def request(signum, frame):
-    del signum, frame
-    termination.requested = True
-
+  A scheduler sends that signal before it takes the machine.
+  """
+  if jax.process_count() > 1:
+    # jax hears it on any host, and has all of them stop at a step that none has begun.
+    yield multihost_utils.reached_preemption_sync_point
+    return
+  requests = []
   try:
-    previous = signal.signal(signal.SIGTERM, request)
+    previous = signal.signal(signal.SIGTERM, lambda signum, frame: requests.append(signum))
   except ValueError:  # Not in the main thread: whoever runs us there stops us otherwise.
-    yield termination
+    yield lambda step: False
     return
   try:
-    yield termination
+    yield lambda step: bool(requests)
   finally:
     signal.signal(signal.SIGTERM, previous)
 

@@ -4,10 +4,10 @@ import queue
 import struct
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-# A position: how many batches to skip after the iterator's own state that follows.
+# Before each state of the iterator: how many batches to skip after it.
 _SKIP = struct.Struct('>Q')
 # Seconds to wait for the thread at the end: a batch may never come.
 _PATIENCE = 10
@@ -37,8 +37,8 @@ class Prefetcher:
     """Starts nothing yet.
 
     Args:
-      iterator: yields batches on the host. With `get_state() -> bytes` and `set_state(bytes)` the
-        Prefetcher can be saved and restored too.
+      iterator: yields batches on the host. With `get_state`, which returns bytes by name, and
+        `set_state`, which takes them, the Prefetcher can be saved and restored too.
       transfer: puts one batch on the devices; called in the background thread.
       depth: how many transferred batches wait at most; one more may be on its way.
       snapshot_period: batches between two snapshots of the iterator; the most a restored run reads
@@ -51,7 +51,7 @@ class Prefetcher:
     self._depth = depth
     self._snapshot_period = snapshot_period
     self._has_state = hasattr(iterator, 'get_state')
-    self._position: tuple[bytes, int] | None = None
+    self._position: tuple[Mapping[str, bytes], int] | None = None
     self._reader: _Reader | None = None
     self._failure: BaseException | None = None
     self._closed = False
@@ -73,26 +73,27 @@ class Prefetcher:
     self._position = position
     return batch
 
-  def get_state(self) -> bytes | None:
-    """The position after the batch yielded last; None if the iterator keeps none."""
+  def get_state(self) -> dict[str, bytes] | None:
+    """The position after the batch yielded last, by the iterator's names; None if it keeps none."""
     if not self._has_state:
       return None
     if self._position is None:
       self._position = self._iterator.get_state(), 0
     snapshot, skip = self._position
-    return _SKIP.pack(skip) + snapshot
+    return {name: _SKIP.pack(skip) + state for name, state in snapshot.items()}
 
-  def set_state(self, state: bytes):
+  def set_state(self, states: Mapping[str, bytes]):
     """Goes to a position: the batches that follow are those that would have followed there.
 
     Whatever was read ahead is dropped. Takes as long as reading up to `snapshot_period` batches.
     """
     self._stop(timeout=None)  # The iterator must be ours alone.
-    snapshot, skip = state[_SKIP.size :], *_SKIP.unpack_from(state)
-    self._iterator.set_state(snapshot)
+    # All were saved after the same batch, and their snapshots taken after the same one before.
+    [(skip,)] = {_SKIP.unpack_from(state) for state in states.values()}
+    self._iterator.set_state({name: state[_SKIP.size :] for name, state in states.items()})
     for _ in range(skip):
       next(self._iterator)
-    self._position = snapshot, skip
+    self._position = None
     self._failure = None
 
   def close(self):

@@ -81,14 +81,14 @@ def test_state_batches_and_metadata_come_back(directory):
     assert manager.save(
       7,
       state,
-      batches_state=b'\x00position',
+      batches_state={'0-of-1': b'\x00position'},
       metadata={'gin': 'a = 1\n', 'model': {'emb_dim': 8}},
       metrics={'accuracy': np.float32(0.5), 'loss': math.nan},
     )
   manager = checkpoints.CheckpointManager(directory)
   _assert_equal(manager.restore(7, _abstract(state)), state)
   _assert_equal(manager.restore_params(7, _abstract(state.params)), state.params)
-  assert manager.batches_state(7) == b'\x00position'
+  assert manager.batches_state(7, ['0-of-1']) == {'0-of-1': b'\x00position'}
   assert manager.metadata(7) == {'gin': 'a = 1\n', 'model': {'emb_dim': 8}}
   assert manager.metrics(7) == {'accuracy': 0.5, 'loss': None}
 
@@ -99,7 +99,7 @@ def test_step_zero_is_a_checkpoint_and_none_is_none(directory):
   manager.save(0, _state(0))
   manager.wait()
   assert manager.steps() == [0] and manager.latest_step() == 0
-  assert manager.batches_state(0) is None and manager.metadata(0) == {}
+  assert manager.streams(0) == [] and manager.metadata(0) == {}
 
 
 def test_numpy_states_are_saved_and_restored_as_numpy(directory):
@@ -348,7 +348,7 @@ from t5x_lite.checkpoints import manager as checkpoints
 from t5x_lite.checkpoints import storage
 
 manager = checkpoints.CheckpointManager({directory!r})
-manager.save(1, {{'params': {{'w': np.arange(1000.0)}}}}, batches_state=b'one')
+manager.save(1, {{'params': {{'w': np.arange(1000.0)}}}}, batches_state={{'0-of-1': b'one'}})
 manager.wait()
 
 async def never_ends(self, directory, *unused):
@@ -358,7 +358,7 @@ async def never_ends(self, directory, *unused):
   time.sleep(600)
 
 storage.RunFiles._write = never_ends
-manager.save(2, {{'params': {{'w': np.zeros(1000)}}}}, batches_state=b'two')
+manager.save(2, {{'params': {{'w': np.zeros(1000)}}}}, batches_state={{'0-of-1': b'two'}})
 time.sleep(600)
 """
 
@@ -372,7 +372,7 @@ def test_a_save_killed_half_way_harms_nothing_and_is_cleaned_up(directory):
 
   manager = checkpoints.CheckpointManager(directory)
   assert manager.steps() == [1] and manager.latest_step() == 1
-  assert manager.batches_state(1) == b'one'
+  assert manager.batches_state(1, ['0-of-1']) == {'0-of-1': b'one'}
   expected = np.arange(1000.0)
   np.testing.assert_array_equal(manager.restore_params(1, {'w': expected})['w'], expected)
   manager.save(2, {'params': {'w': expected}})
@@ -470,17 +470,15 @@ def test_paths_without_a_checkpoint_are_answered_clearly(directory, tmp_path):
 # Several hosts.
 
 
-def test_each_host_keeps_its_own_position_in_the_data(directory, monkeypatch):
-  _saved(directory)
-  run = directory / '7' / 'run'
-  (run / 'batches_state-0-of-2').write_bytes(b'first')
-  (run / 'batches_state-1-of-2').write_bytes(b'second')
-  manager = checkpoints.CheckpointManager(directory)
-  with pytest.raises(errors.UserError, match='written by 2 hosts.*; this run has 1'):
-    manager.batches_state(7)
-  monkeypatch.setattr(jax, 'process_count', lambda: 2)
-  monkeypatch.setattr(jax, 'process_index', lambda: 1)
-  assert manager.batches_state(7) == b'second'
+def test_a_host_finds_the_streams_that_it_reads_whoever_saved_them(directory):
+  positions = {'0-of-2': b'first', '1-of-2': b'second'}
+  with checkpoints.CheckpointManager(directory) as manager:
+    manager.save(7, _state(), batches_state=positions)
+  assert manager.streams(7) == ['0-of-2', '1-of-2']
+  assert manager.batches_state(7, ['1-of-2']) == {'1-of-2': b'second'}
+  (directory / '7' / 'run' / 'batches_state-1-of-2').unlink()
+  with pytest.raises(errors.UserError, match='cannot be read, it may be damaged'):
+    manager.batches_state(7, positions)
 
 
 def test_what_describes_a_run_is_readable_without_us(directory):

@@ -173,8 +173,6 @@ def test_a_position_in_other_batches_is_refused_naming_both():
   state = batches.train_batches(_config()).get_state()
   with pytest.raises(errors.UserError, match='batch_size=4, but this run has batch_size=8'):
     batches.train_batches(_config(batch_size=8)).set_state(state)
-  with pytest.raises(errors.UserError, match='host=0 of 1, but this run has host=0 of 2'):
-    batches.train_batches(_config(), host_count=2).set_state(state)
 
 
 def test_the_seed_decides_the_order_and_epochs_differ():
@@ -187,10 +185,9 @@ def test_the_seed_decides_the_order_and_epochs_differ():
   assert first[:200] != first[200:]
 
 
-def test_hosts_train_on_different_examples():
+def test_streams_have_different_examples():
   seen = [
-    _targets(_take(batches.train_batches(_config(), host_index=i, host_count=2), 50))
-    for i in (0, 1)
+    _targets(_take(batches.train_batches(_config(), stream=i, num_streams=2), 50)) for i in (0, 1)
   ]
   assert len(seen[0]) == 100
   assert sorted(seen[0] + seen[1]) == sorted(_rows('train')['targets'])
@@ -201,14 +198,6 @@ def test_evaluation_sees_each_example_once_and_fills_the_last_batch_with_zeros()
   assert [len(batch['encoder_input_tokens']) for batch in read] == [4, 4, 4]
   assert _targets(read) == _rows('validation')['targets']
   assert not any(value[2:].any() for value in read[-1].values())
-
-
-def test_hosts_evaluate_equally_many_batches_and_all_rows_between_them():
-  config = _config(split='validation', batch_size=8)
-  whole = list(batches.eval_batches(config))
-  parts = [list(batches.eval_batches(config, host_index=i, host_count=2)) for i in (0, 1)]
-  joined = [{k: np.concatenate([a[k], b[k]]) for k in a} for a, b in zip(*parts, strict=True)]
-  assert _equal(joined, whole)
 
 
 def test_evaluation_corrupts_the_same_spans_each_time():
@@ -228,12 +217,12 @@ def test_a_bad_line_is_told_as_a_user_error_with_its_place():
     ({'mixture_or_task_name': 'batches_row'}, "named 'batches_row'; did you mean batches_rows"),
     ({'split': 'test'}, "no split 'test', only 'train', 'validation'"),
     ({'task_feature_lengths': {'inputs': 8}}, "add 'targets' to TASK_FEATURE_LENGTHS"),
-    ({'batch_size': 5}, 'BATCH_SIZE=5 is not divisible by the 2 hosts'),
+    ({'batch_size': 5}, 'BATCH_SIZE=5 is not divisible by the 2 streams'),
   ],
 )
 def test_mistakes_in_the_configuration_are_named(changes, complaint):
   with pytest.raises(errors.UserError, match=complaint):
-    batches.train_batches(_config(**changes), host_count=2)
+    batches.train_batches(_config(**changes), num_streams=2)
 
 
 def test_an_unknown_task_is_answered_with_the_nearest_names():

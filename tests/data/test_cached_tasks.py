@@ -186,7 +186,7 @@ def test_every_epoch_is_another_permutation_of_all_examples():
 def test_hosts_share_the_examples_of_an_epoch_without_loss_or_repetition():
   config = _config(batch_size=3)
   shares = [
-    _numbers(_take(batches.train_batches(config, host_index=i, host_count=3), 67)) for i in range(3)
+    _numbers(_take(batches.train_batches(config, stream=i, num_streams=3), 67)) for i in range(3)
   ]
   assert len(set(sum(shares, []))) == 3 * 67
   assert all(np.ptp(share) > NUM_ROWS * 0.8 for share in shares)  # None reads a part of the files.

@@ -1,0 +1,1 @@
+"""Several processes that train, evaluate or infer as one job, mostly one a machine."""
