@@ -103,7 +103,7 @@ class CheckpointManager:
     Args:
       step: the number of steps done.
       state: pytree with `params` (attribute or key) of jax or numpy arrays; see TrainState.
-      batches_state: positions in the data by the names of its streams, see `data.streams`, each
+      batches_state: positions in the data by the names of its streams, see `hosts.streams`, each
         from one host; kept as they are.
       metadata: what describes the run (model, vocabulary, gin configuration); JSON-able.
       metrics: the values to choose the best checkpoint by.

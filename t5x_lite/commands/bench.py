@@ -28,10 +28,14 @@ def run(args):
   """Measures and prints."""
   import json
 
+  import jax
+
   from t5x_lite import configuration
 
   measure = {'train': train, 'decode': decode, 'data': data}[args.what]
   figures = configuration.configured(measure)()
+  if jax.process_index() > 0:
+    return
   if args.json:
     print(json.dumps(figures))
   else:

@@ -91,10 +91,10 @@ def train(
   from t5x_lite.checkpoints import bases, origins
   from t5x_lite.checkpoints import warm_start as warm_starts
   from t5x_lite.data import batches as data_batches
-  from t5x_lite.data import model_vocabulary, streams
+  from t5x_lite.data import model_vocabulary
   from t5x_lite.data import vocabulary as data_vocabulary
   from t5x_lite.evaluation import evaluator, inference
-  from t5x_lite.hosts import job
+  from t5x_lite.hosts import job, streams
   from t5x_lite.models import adapters, architectures
   from t5x_lite.monitoring import flops, metrics, progress, throughput
   from t5x_lite.training import loop as training_loop

@@ -111,7 +111,7 @@ def train_batches(
   Args:
     config: what to read; `batch_size` is divided over the streams.
     has_encoder: whether the model has one, see `T5Config.has_encoder`.
-    stream: which share of the examples to read, see `streams`.
+    stream: which share of the examples to read, see `hosts.streams`.
     num_streams: number of shares.
     drawn_seed: in place of `config.seed` where that is None; None draws one.
     num_threads: threads that read and preprocess examples; None leaves that to TensorFlow.

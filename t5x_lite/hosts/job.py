@@ -116,6 +116,10 @@ def _join(place, args, saves_on_sigterm):
   hosts = meeting.meet(place, args.join_timeout)
   _watch = watch.Watch(place.index, hosts, args.host_timeout, watch.end_process)
   _watch.start()
+  # Gloo, over which CPUs talk, tells on standard output of its connections, where answers belong.
+  sys.stdout.flush()
+  sys.stdout = open(os.dup(1), 'w', encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+  os.dup2(2, 1)
 
   import jax
 
@@ -149,7 +153,8 @@ def abandon(status: int, reason: str) -> int:
   if _watch is None:
     return status
   _watch.announce(status, reason)
-  sys.stdout.flush()
+  with contextlib.suppress(BrokenPipeError):
+    sys.stdout.flush()
   sys.stderr.flush()
   os._exit(status)
 

@@ -11,6 +11,7 @@ comes with other settings. The connections stay, see `watch.py`. Messages are li
 import contextlib
 import dataclasses
 import json
+import os
 import select
 import socket
 import time
@@ -126,10 +127,10 @@ def _receive_all(port, own, timeout):
     listener = _listen(port)
   except OSError as error:
     raise errors.UserError(
-      f'process 0 cannot listen on port {port} ({error.strerror}): if no other process 0 runs on '
+      f'process 0 cannot listen on port {port} ({os.strerror(error.errno)}): if no other process 0 runs on '
       'this machine, give another port in --coordinator_address'
     ) from None
-  came, peers = {0: own}, {}
+  came, callers = {0: own}, []
   deadline = time.monotonic() + timeout
   try:
     with listener:
@@ -142,10 +143,11 @@ def _receive_all(port, own, timeout):
         except (OSError, ValueError, TypeError, KeyError):  # Not from a host.
           peer.connection.close()
           continue
-        if peer.index in peers and peers[peer.index].has_hung_up():
-          del came[peer.index]  # It was started again.
-        other, peers[peer.index] = came.get(peer.index), peer
-        _check(hello, own, other)
+        for gone in [each for each in callers if each.has_hung_up()]:
+          callers.remove(gone)  # It may be started again.
+          del came[gone.index]
+        callers.append(peer)
+        _check(hello, own, came.get(peer.index))
         came[peer.index] = hello
   except TimeoutError:
     missing = ', '.join(str(index) for index in range(own['count']) if index not in came)
@@ -156,9 +158,10 @@ def _receive_all(port, own, timeout):
   except errors.UserError as wrong:
     error = wrong
   else:
-    return [came[index]['name'] for index in sorted(came)], list(peers.values())
-  for peer in peers.values():
+    return [came[index]['name'] for index in sorted(came)], callers
+  for peer in callers:
     peer.send('end', status=error.status, reason=str(error))
+    peer.connection.close()
   raise error
 
 

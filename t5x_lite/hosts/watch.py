@@ -152,6 +152,5 @@ class Watch(threading.Thread):
 def end_process(reason: str, status: int):
   """Ends this process at once, whatever its other threads wait for."""
   sys.stderr.write(f't5x-lite: error: {reason}\n')
-  sys.stdout.flush()
   sys.stderr.flush()
   os._exit(status)

@@ -204,16 +204,6 @@ def test_a_full_disk_is_told_and_costs_nothing(
   check_same(answers(output), undisturbed)
 
 
-HOST = """
-import sys
-import jax
-_, address, number, *arguments = sys.argv
-jax.distributed.initialize(address, num_processes=2, process_id=int(number))
-from t5x_lite import cli
-sys.exit(cli.main(arguments))
-"""
-
-
 def on_two_hosts(arguments):
   with socket.socket() as free:
     free.bind(('localhost', 0))
@@ -221,7 +211,15 @@ def on_two_hosts(arguments):
   environment = os.environ | {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
   return [
     subprocess.Popen(
-      [sys.executable, '-c', HOST, address, str(number), *arguments],
+      [
+        sys.executable,
+        '-m',
+        't5x_lite',
+        *arguments,
+        f'--coordinator_address={address}',
+        '--num_processes=2',
+        f'--process_id={number}',
+      ],
       env=environment,
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,

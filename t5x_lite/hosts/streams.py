@@ -7,12 +7,11 @@ the same whatever hosts it goes on with; only who reads them changes, and how mu
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from t5x_lite import errors
-from t5x_lite.data.batches import Batch, BatchIterator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,13 +87,13 @@ def _streams_of(rows, batch_size, num_streams):
 class HostBatches:
   """Iterator of one host's rows of each batch, from one stream or several."""
 
-  def __init__(self, what: Share, open_stream: Callable[..., BatchIterator]):
+  def __init__(self, what: Share, open_stream: Callable[..., Iterator]):
     """Opens the streams.
 
     Args:
       what: see `share`.
-      open_stream: function with the arguments stream and num_streams, such as
-        `batches.train_batches` without the rest of its arguments.
+      open_stream: function of stream=s and num_streams=S that returns an iterator of dicts of
+        arrays [batch_size / S, ...], with `get_state() -> bytes` and `set_state`.
     """
     self._share = what
     self._streams = {
@@ -107,7 +106,7 @@ class HostBatches:
   def __iter__(self):
     return self
 
-  def __next__(self) -> Batch:
+  def __next__(self) -> dict[str, np.ndarray]:
     parts = [next(stream) for stream in self._streams.values()]
     return {name: np.concatenate([part[name] for part in parts])[self._places] for name in parts[0]}
 

@@ -7,7 +7,8 @@ import pytest
 import seqio
 
 from t5x_lite import errors
-from t5x_lite.data import batches, sources, streams
+from t5x_lite.data import batches, sources
+from t5x_lite.hosts import streams
 
 BATCH_SIZE = 8
 # The rows that the devices of each host hold.
