@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # For the other scripts here to source: make_environment EXTRA makes a virtual environment with
 # t5x_lite[EXTRA], or takes the one that is there, and puts it on PATH.
 #

@@ -14,7 +14,7 @@ make_environment test
 # but as a snap.
 if [[ $(id -u) == 0 ]] && grep -qs '^ID=debian' /etc/os-release; then
   missing=()
-  for package in chromium curl; do
+  for package in chromium curl shellcheck; do
     command -v "$package" >/dev/null || missing+=("$package")
   done
   [[ ${#missing[@]} == 0 ]] || install_packages "${missing[@]}" || echo "without ${missing[*]}"

@@ -26,7 +26,7 @@ def run(args):
   """Trains as the parsed gin configuration says."""
   from t5x_lite import configuration, modules
 
-  configuration.configured(train)(user_modules=modules.absolute(args.module))
+  return configuration.configured(train)(user_modules=modules.absolute(args.module))
 
 
 def train(
@@ -80,6 +80,9 @@ def train(
     mixing_maximum: examples of a task that count at most in a mixture's proportional rates.
     mixing_temperature: what brings these rates nearer to each other, from 1 on.
     user_modules: the user's modules that register tasks, kept for evaluation and inference.
+
+  Returns:
+    The exit status.
   """
   import dataclasses
   import functools
@@ -278,3 +281,6 @@ def train(
       )
     files.push()
     display.message(f'{reason} at step {int(state.step)}; the run is in {model_dir}')
+  if reason == 'terminated' and jax.process_count() > 1:
+    return errors.HostError.status  # For whoever started the hosts to start them again.
+  return 0

@@ -116,6 +116,7 @@ def run(args):
       report=loop.Report(writer, display, throughput.Throughput()),
     )
     display.message(f'{reason} at step {int(state.step)}')
+  return 75 if reason == 'terminated' else 0
 
 
 train.USES_GIN = False
