@@ -9,7 +9,7 @@ PAGES = [
   'README.md',
   *(
     f'docs/{name}.md'
-    for name in ('architectures', 'caching', 'checkpoints', 'fine_tuning', 'training')
+    for name in ('architectures', 'caching', 'checkpoints', 'fine_tuning', 'many_hosts', 'training')
   ),
 ]
 
