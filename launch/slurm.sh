@@ -4,7 +4,7 @@
 #   sbatch launch/slurm.sh train --gin_file=...
 #
 # Two minutes before its time is over the job saves, and is queued again to go on; the same when
-# SLURM takes its nodes for another one. MODEL_DIR has to be in a file system that all nodes have.
+# SLURM takes its nodes for another one. All nodes have to see MODEL_DIR.
 #SBATCH --job-name=t5x-lite
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1

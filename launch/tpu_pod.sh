@@ -6,7 +6,7 @@
 #
 # `install` copies this folder to all hosts, and makes a virtual environment there. The hosts find
 # each other by themselves. Where one is lost all end, and each starts again, to go on from the
-# last checkpoint. MODEL_DIR has to be in a file system that all hosts have, such as a mounted bucket.
+# last checkpoint. All hosts have to see MODEL_DIR, gs://bucket/run for one.
 set -euo pipefail
 
 TPU=${TPU:?set TPU to the name of the slice}
@@ -33,7 +33,7 @@ if [[ $1 == install ]]; then
   tar -C "$(dirname "${BASH_SOURCE[0]}")/.." --exclude=.git --exclude='.venv*' -czf "$source" .
   gcloud compute tpus tpu-vm scp "$source" "$TPU:$FOLDER.tar.gz" "${where[@]}"
   on_all "mkdir -p $FOLDER && tar -C $FOLDER -xzf $FOLDER.tar.gz && cd $FOLDER &&
-    $PYTHON -m venv .venv && .venv/bin/pip install --quiet -e '.[tpu]'"
+    $PYTHON -m venv .venv && .venv/bin/pip install --quiet -e '.[tpu,gs]'"
   exit
 fi
 

@@ -34,7 +34,7 @@ LEVELS = (
   ('cli',),
   ('__main__',),
 )
-WITHOUT_TENSORFLOW = ('models', 'losses', 'sharding', 'decoding', 'training')
+WITHOUT_TENSORFLOW = ('models', 'losses', 'sharding', 'decoding', 'training', 'hosts')
 DATA_LIBRARIES = ('tensorflow', 'tensorflow_datasets', 'tensorflow_text', 'seqio', 'gin')
 
 

@@ -5,7 +5,7 @@ comes with other settings. The connections stay, see `watch.py`. Messages are li
 
   {"kind": "hello", "index": 2, "count": 4, "name": "node7", "version": "0.1.0"}
   {"kind": "welcome", "names": ["node5", "node6", ...], "jax_address": "node5:40123"}
-  {"kind": "end", "reason": "..."}, where they do not fit together
+  {"kind": "end", "status": 2, "reason": "..."}, where they do not fit together
 """
 
 import contextlib
@@ -126,9 +126,10 @@ def _receive_all(port, own, timeout):
   try:
     listener = _listen(port)
   except OSError as error:
+    why = os.strerror(error.errno)
     raise errors.UserError(
-      f'process 0 cannot listen on port {port} ({os.strerror(error.errno)}): if no other process 0 runs on '
-      'this machine, give another port in --coordinator_address'
+      f'process 0 cannot listen on port {port} ({why}): if no other process 0 runs on this '
+      'machine, give another port in --coordinator_address'
     ) from None
   came, callers = {0: own}, []
   deadline = time.monotonic() + timeout

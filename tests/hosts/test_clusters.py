@@ -97,8 +97,8 @@ def test_the_first_node_of_a_list(nodes, first):
 METADATA = {
   'agent-worker-number': '1',
   'worker-network-endpoints': 'unknown:unknown:10.0.0.5,unknown:unknown:10.0.0.6',
-  'tpu-env': "ACCELERATOR_TYPE: 'v5litepod-16'\nMEGASCALE_NUM_SLICES: '2'\nMEGASCALE_SLICE_ID: '1'\n"
-  "MEGASCALE_COORDINATOR_ADDRESS: '10.0.0.1'\n",
+  'tpu-env': "ACCELERATOR_TYPE: 'v5litepod-16'\nMEGASCALE_NUM_SLICES: '2'\n"
+  "MEGASCALE_SLICE_ID: '1'\nMEGASCALE_COORDINATOR_ADDRESS: '10.0.0.1'\n",
 }
 
 
