@@ -14,11 +14,7 @@ PACKAGE = ROOT / 't5x_lite'
 
 # Imports go from the top downwards, or stay on a level.
 LEVELS = (
-<<<<<<< HEAD
-  ('annotations', 'choices', 'errors', 'modules', 'remote'),
-=======
-  ('annotations', 'choices', 'errors', 'hosts', 'modules'),
->>>>>>> b8a691d (Divide a run's data into streams of its own, and join hosts that name one that is lost)
+  ('annotations', 'choices', 'errors', 'hosts', 'modules', 'remote'),
   ('models', 'losses', 'sharding'),
   (
     'training',

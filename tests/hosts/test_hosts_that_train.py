@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 
-import conftest
 import psutil
 import pytest
 
@@ -27,7 +26,6 @@ class Hosts:
     environment = {
       'T5X_LITE': f'{sys.executable} {PROGRAM}',
       'PYTHONPATH': str(ROOT / 'tests'),
-      'XLA_FLAGS': conftest.COMPILE_FAST,
       'DEVICES': str(devices),
       'LOGS': f'{model_dir}-logs',
       'RESTARTS': '1',
@@ -55,7 +53,7 @@ class Hosts:
 
   def finish(self, status=0):
     """Returns what was printed, once all is over."""
-    printed = self.process.communicate(timeout=120)[0]
+    printed = self.process.communicate(timeout=300)[0]
     assert self.process.returncode == status, printed
     return printed
 
@@ -111,6 +109,8 @@ def test_a_run_of_four_goes_on_with_two_that_die_and_are_stopped_and_then_with_o
   assert sorted(losses(two)) == list(range(3, STEPS + 1))
   for step, loss in losses(two).items():
     assert loss == pytest.approx(expected[step], rel=1e-6), step
-  assert {line['step']: line['loss'] for line in lines(two, 'eval')} == pytest.approx(
-    {line['step']: line['loss'] for line in lines(four, 'eval') if line['step'] > 2}, rel=1e-6
-  )
+  expected = {line['step']: line['loss'] for line in lines(four, 'eval')}
+  evaluated = {line['step']: line['loss'] for line in lines(two, 'eval')}
+  assert {4, STEPS} <= evaluated.keys()
+  for step, loss in evaluated.items():
+    assert loss == pytest.approx(expected[step], rel=1e-6), step

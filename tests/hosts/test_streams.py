@@ -74,8 +74,17 @@ def test_each_host_of_a_new_run_reads_as_little_as_it_can(layout, num_streams, s
   assert [share.streams for share in shares] == streams_of_hosts
 
 
-@pytest.mark.parametrize('first', ['one', 'four', 'rows that are not neighbours'])
-@pytest.mark.parametrize('then', HOSTS)
+@pytest.mark.parametrize(
+  ('first', 'then'),
+  [
+    ('one', 'four'),
+    ('four', 'one'),
+    ('four', 'two of four share their rows'),
+    ('two', 'eight'),
+    ('rows that are not neighbours', 'two'),
+    ('two', 'rows that are not neighbours'),
+  ],
+)
 def test_the_batches_that_follow_are_the_same_on_any_hosts(first, then):
   hosts = hosts_of(first)
   read(hosts, 7)
