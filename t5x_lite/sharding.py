@@ -322,7 +322,7 @@ def report(state):
   if state.trainable is not None:
     totals.insert(1, ('trainable parameters', state.split_params()[0]))
   for label, tree in totals:
-    rows.append((label, f'{_count(tree):,}', '', f'{bytes_per_device(tree):,}'))
+    rows.append((label, f'{count(tree):,}', '', f'{bytes_per_device(tree):,}'))
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = []
   for name, shape, axes, size in rows:
@@ -338,19 +338,20 @@ def summary(state):
   axes = ', '.join(f'{axis} {size}' for axis, size in mesh.shape.items())
   trainable = ''
   if state.trainable is not None:
-    trainable = f', {_count(state.split_params()[0]):,} of them trainable,'
+    trainable = f', {count(state.split_params()[0]):,} of them trainable,'
   return (
-    f'{_count(state.params):,} parameters{trainable} on a mesh of {axes}; per device '
+    f'{count(state.params):,} parameters{trainable} on a mesh of {axes}; per device '
     f'{params:,.1f} MiB of parameters and {opt_state:,.1f} MiB of optimizer state'
   )
 
 
 def trainable_share(state):
   """Returns the share of the parameters that are trained."""
-  return _count(state.split_params()[0]) / _count(state.params)
+  return count(state.split_params()[0]) / count(state.params)
 
 
-def _count(tree):
+def count(tree) -> int:
+  """Returns the number of elements of arrays or shapes."""
   return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 

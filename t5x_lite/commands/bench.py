@@ -175,6 +175,7 @@ def decode(
   import numpy as np
 
   from t5x_lite import sharding
+  from t5x_lite.decoding import options
   from t5x_lite.models import architectures, quantization
   from t5x_lite.monitoring import flops
   from t5x_lite.training import random_batches
@@ -184,7 +185,7 @@ def decode(
   devices = sharding.make_mesh(mesh)
   sharding.check_batch_size(batch_size, devices)
   decoders = {
-    name: decoding.resolve(_Ids(model.vocab_size), new_tokens)
+    name: decoding.resolve(options.TokenIds(model.vocab_size), new_tokens)
     for name, decoding in decodings.items()
   }
   rows = (
@@ -231,20 +232,6 @@ def decode(
     seconds = [_median(times[each][1:]) for each in (name, first)]
     figures[f'{name}_to_{first}_seconds'] = seconds[0] / seconds[1]
   return figures | {**_devices(), **_peak_memory()}
-
-
-class _Ids:
-  """What decoding asks of a vocabulary, where tokens are no text and none ends an answer."""
-
-  eos_id = -1
-
-  def __init__(self, vocab_size):
-    self.vocab_size = vocab_size
-
-  def encode(self, text):
-    from t5x_lite import errors
-
-    raise errors.UserError(f'bench has no vocabulary for {text!r}: give token ids')
 
 
 def data(

@@ -245,6 +245,23 @@ class Decoder:
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class TokenIds:
+  """What `DecodingConfig.resolve` asks of a vocabulary, where tokens are no text.
+
+  Attributes:
+    vocab_size: number of ids.
+    eos_id: that which ends an answer; -1 for none.
+  """
+
+  vocab_size: int
+  eos_id: int = -1
+
+  def encode(self, text):
+    """Raises UserError."""
+    raise errors.UserError(f'there is no vocabulary for {text!r} here: give token ids')
+
+
 def _tokens(name, value, vocabulary):
   """Token ids of a text, an id, or several ids."""
   if isinstance(value, str):

@@ -44,6 +44,7 @@ class Inference:
     config: the `T5Config`.
     mesh: the `jax.sharding.Mesh`.
     rules: what maps logical axes to the mesh's.
+    decode: function of an `options.Decoder`, which returns the jitted one of parameters and `Prompts`.
   """
 
   def __init__(self, config, mesh, rules=sharding.RULES, max_decoders: int | None = None):
@@ -67,10 +68,10 @@ class Inference:
     self._encode = jit(functools.partial(scoring.encode, model), static_argnums=2)
 
     @functools.lru_cache(max_decoders)
-    def decoder(of: options.Decoder):
-      return jit(lambda params, prompts: of.decode(config, params, *prompts))
+    def decode(decoder: options.Decoder):
+      return jit(lambda params, prompts: decoder.decode(config, params, *prompts))
 
-    self._decoder = decoder
+    self.decode = decode
 
   def loss(self, params, batches: Iterable[Batch]) -> dict[str, float]:
     """Measures how well the model predicts given targets, token by token.
@@ -111,7 +112,7 @@ class Inference:
     self, params, prompts: Iterable[Prompts], decoder: options.Decoder
   ) -> Iterator[loop.Decoded]:
     """Yields what is decoded for each batch of prompts, as numpy arrays."""
-    return self._run(self._decoder(decoder), params, prompts)
+    return self._run(self.decode(decoder), params, prompts)
 
   def _run(self, function, params, batches):
     """Yields the results of `function` in order, one batch behind, so that no device waits."""

@@ -4,19 +4,24 @@ import dataclasses
 import pathlib
 import re
 import tempfile
+import threading
 from collections.abc import Sequence
 
 import jax
 
 from t5x_lite.monitoring import flops
-from t5x_lite.planning import hlo, topologies
+from t5x_lite.planning import collectives, hlo, programs, topologies, work
 
-# What the TPU compiler says of a program that does not fit, before or after it laid out its buffers.
+# What the TPU compiler says of a program that does not fit, before or after it has generated its code.
 _REFUSED = (
-  re.compile(r'HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)'),
-  re.compile(r'Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm'),
+  re.compile(r'HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM'),
+  re.compile(r'Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm'),
 )
+_TOTAL = re.compile(r'\(color=0\)\nTotal bytes: (\d+)')
 _UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+# What it keeps of the memory for itself, as it says there, and what code takes besides arrays, about.
+_RESERVED_BYTES = 0.25 * 2**30
+_CODE_BYTES = 0.1 * 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +32,11 @@ class Memory:
     peak: the most at a time, with what is there before, such as parameters, optimizer state and the batch.
     limit: what there is; None if that is not known.
     fits: whether the compiler took it.
-    largest: the largest arrays, each with what it is of.
   """
 
   peak: float
   limit: float | None
   fits: bool
-  largest: Sequence[tuple[hlo.Array, str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,95 +44,171 @@ class Roofline:
   """Williams et al. 2009: a program takes no less time than the slowest of what it does at once.
 
   Attributes:
-    flops: of one device.
+    model_flops: of one device, those that the model needs.
+    flops: those that it computes, recomputation with them.
     moved_bytes: from and to its memory.
-    sent_bytes: to other devices.
-    collectives: what that consists of.
-    flops_seconds: at its peak; None where that is not known, as for the next two.
+    sent_bytes: to other devices of its slice.
+    network_bytes: to other slices, over the data-centre network.
+    collectives: what these consist of.
+    peak_flops: of the device, a second; None where that is not known, and so are the times.
+    flops_seconds: at that peak.
     memory_seconds: at its memory's bandwidth.
     link_seconds: at the bandwidth of its links.
+    network_seconds: at its share of the bandwidth between slices.
   """
 
+  model_flops: float
   flops: float
   moved_bytes: float
   sent_bytes: float
-  collectives: Sequence[hlo.Collective]
+  network_bytes: float
+  collectives: Sequence[collectives.Collective]
+  peak_flops: float | None
   flops_seconds: float | None
   memory_seconds: float | None
   link_seconds: float | None
+  network_seconds: float | None
+
+  @property
+  def _all_seconds(self):
+    return (self.flops_seconds, self.memory_seconds, self.link_seconds, self.network_seconds)
 
   @property
   def seconds(self) -> float | None:
-    """The least time; None where nothing is known of the device."""
-    known = (self.flops_seconds, self.memory_seconds, self.link_seconds)
-    return None if None in known else max(known)
+    """The least time, if all of it goes on at once; None where something is not known of the device."""
+    return None if None in self._all_seconds else max(self._all_seconds)
+
+  @property
+  def serial_seconds(self) -> float | None:
+    """The least time, if one thing goes on after the other."""
+    return None if None in self._all_seconds else sum(self._all_seconds)
+
+  def mfu(self, seconds: float) -> float:
+    """Returns the model FLOPs utilization of a program that takes so long."""
+    return self.model_flops / self.peak_flops / seconds
 
 
 def compile_for(
-  lowered: jax.stages.Lowered, devices: Sequence[jax.Device], argument_bytes: int
-) -> tuple[jax.stages.Compiled | None, Memory]:
-  """Compiles a program; returns it, or None if it does not fit, and what memory it takes.
+  program: programs.Program, devices: Sequence[jax.Device], exact: bool = False
+) -> tuple[hlo.Program, Memory]:
+  """Compiles a program; returns it and what memory it takes.
 
   Args:
-    lowered: the program.
+    program: what to compile.
     devices: all that it is for.
-    argument_bytes: of its arguments on each of them.
+    exact: whether code is generated for TPUs, too, which takes many times as long as all else. Without it that goes on
+      in a thread which nobody can stop, see `planning.apart`.
   """
+  limit = memory_limit(devices)
   if devices[0].platform != 'tpu':
-    compiled = lowered.compile()
-    return compiled, _memory(compiled, devices)
-  with tempfile.TemporaryDirectory() as folder:
-    # The compiler keeps a program that it refuses for nobody, but in its dump.
-    options = {'xla_dump_to': folder, 'xla_dump_hlo_as_text': True}
+    compiled = program.lowered.compile()
+    peak = _peak(compiled.memory_analysis())
+    return hlo.Program(compiled.as_text()), Memory(peak, limit, limit is None or peak <= limit)
+  with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+    folder = pathlib.Path(name)
+    compilation = _Compilation(program.lowered, folder)
+    compilation.wait(exact)
+    [text] = folder.glob('*.after_optimizations.txt')
+    [report] = folder.glob('*.after_optimizations-memory-usage-report.txt')
+    compiled, arrays = hlo.Program(text.read_text()), _TOTAL.search(report.read_text())
+  if compilation.refused_bytes is not None:
+    return compiled, Memory(compilation.refused_bytes, limit, False)
+  if exact:
+    return compiled, Memory(_peak(compilation.compiled.memory_analysis()), limit, True)
+  peak = int(arrays[1]) + _CODE_BYTES
+  return compiled, Memory(peak, limit, peak <= limit - _RESERVED_BYTES)
+
+
+class _Compilation:
+  """The compilation of a program for TPUs, which leaves its HLO and a report on its arrays in a folder.
+
+  Attributes:
+    compiled: the `jax.stages.Compiled`; None until it is complete.
+    refused_bytes: what it took where it does not fit; None otherwise.
+  """
+
+  def __init__(self, lowered, folder):
+    self.compiled = self.refused_bytes = self._error = None
+    self._lowered = lowered
+    self._folder = folder
+    self._thread = threading.Thread(target=self._run, daemon=True)
+
+  def _run(self):
+    options = {'xla_dump_to': str(self._folder), 'xla_dump_hlo_as_text': True}
     try:
-      compiled = lowered.compile(compiler_options=options)
+      self.compiled = self._lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
-      told = [match for pattern in _REFUSED if (match := pattern.search(str(error)))]
+      self._error = error
+
+  def wait(self, to_the_end):
+    """Waits until arrays have their places, or until code is generated for them."""
+    self._thread.start()
+    size = 0
+    while self._thread.is_alive():
+      self._thread.join(0.2)
+      # The last file before code is generated; it is complete when its size does not grow any more.
+      placed = list(self._folder.glob('*after_optimizations_after_buffer_assignment.txt'))
+      before, size = size, placed[0].stat().st_size if placed else 0
+      if size and size == before and not to_the_end:
+        return
+    if self._error is not None:
+      told = [match for each in _REFUSED if (match := each.search(str(self._error)))]
       if not told:
-        raise
-      [dump] = pathlib.Path(folder).glob('*.after_optimizations.txt')
-      used, limit = (float(told[0][i]) * _UNITS[told[0][i + 1]] for i in (1, 3))
-      if told[0].re is _REFUSED[0]:
-        used += argument_bytes
-      return None, Memory(used, limit, False, hlo.Program(dump.read_text()).largest(3))
-  return compiled, _memory(compiled, devices)
+        raise self._error
+      self.refused_bytes = float(told[0][1]) * _UNITS[told[0][2]]
 
 
-def _memory(compiled, devices):
-  kept = compiled.memory_analysis()
-  peak = (
+def _peak(kept):
+  return (
     kept.argument_size_in_bytes
     + kept.output_size_in_bytes
     - kept.alias_size_in_bytes
     + kept.temp_size_in_bytes
     + kept.generated_code_size_in_bytes
   )
+
+
+def memory_limit(devices: Sequence[jax.Device]) -> float | None:
+  """Returns the bytes that each of some devices has; None if that is not known."""
   chip = topologies.chip(devices[0].device_kind)
-  limit = chip and chip.memory_bytes / topologies.cores_per_chip(devices)
-  return Memory(peak, limit, True, hlo.Program(compiled.as_text()).largest(3))
+  return chip and chip.memory_bytes / topologies.cores_per_chip(devices)
 
 
-def roofline(compiled, devices: Sequence[jax.Device], total_flops: float, dtype: str) -> Roofline:
+def roofline(
+  program: hlo.Program, devices: Sequence[jax.Device], model_flops: float, dtype: str
+) -> Roofline:
   """Estimates the least time of a program.
 
   Args:
-    compiled: the `jax.stages.Compiled`.
+    program: as compiled, or a part of it.
     devices: all that it runs on.
-    total_flops: of all of them.
+    model_flops: what the model needs, on all of them.
     dtype: of the products.
   """
-  program = hlo.Program(compiled.as_text())
-  collectives = program.collectives()
-  work = total_flops / len(devices)
-  moved, sent = program.moved_bytes(), sum(each.count * each.sent_bytes for each in collectives)
+  found = collectives.of(program)
+  between_slices, within_slice = (
+    sum(each.count * each.sent_bytes for each in found if each.between_slices == between)
+    for between in (True, False)
+  )
+  done, moved = work.flops(program), work.moved_bytes(program)
   kind, cores = devices[0].device_kind, topologies.cores_per_chip(devices)
   peak, chip = flops.peak_flops(kind, dtype), topologies.chip(kind)
+
+  def seconds(amount, per_second):
+    return per_second and amount / (per_second / cores)
+
   return Roofline(
-    flops=work,
+    model_flops=model_flops / len(devices),
+    flops=done,
     moved_bytes=moved,
-    sent_bytes=sent,
-    collectives=collectives,
-    flops_seconds=peak and work / (peak / cores),
-    memory_seconds=chip and moved / (chip.memory_bandwidth / cores),
-    link_seconds=chip and sent / (chip.link_bandwidth / cores),
+    sent_bytes=within_slice,
+    network_bytes=between_slices,
+    collectives=found,
+    peak_flops=peak and peak / cores,
+    flops_seconds=seconds(done, peak),
+    memory_seconds=seconds(moved, chip and chip.memory_bandwidth),
+    link_seconds=seconds(within_slice, chip and chip.link_bandwidth),
+    network_seconds=(
+      seconds(between_slices, chip and chip.network_bandwidth) if between_slices else 0.0
+    ),
   )

@@ -1,28 +1,23 @@
-"""What a compiled program does, read from its HLO: what it moves and sends, loops counted as often as they run.
+"""Compiled programs, read from their HLO: what runs, how often, on arrays of which shapes.
 
 XLA's own cost analysis counts the body of a loop once.
 """
 
 import collections
+import copy
 import dataclasses
 import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-COLLECTIVES = (
-  'all-gather',
-  'all-reduce',
-  'all-to-all',
-  'collective-permute',
-  'reduce-scatter',
-)
 _BITS = {'pred': 8, 's4': 4, 'u4': 4, 'token': 0}
 _ARRAY = re.compile(r'\b([a-z]+\d*\w*)\[([\d,]*)\](?:\{([^}]*)\})?')
 _HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{$')
-_NAMED = re.compile(r'^\s+(?:ROOT )?%?([\w.\-]+) = ')
+_NAMED = re.compile(r'^\s+(ROOT )?%?([\w.\-]+) = ')
 _CALLED = re.compile(r'\b(calls|to_apply|body|branch_computations)=(\{[^}]*\}|%?[\w.\-]+)')
-_MOVE_NOTHING = {
+# What makes no array of its own, and what others run in.
+VIEWS = {
   'after-all',
   'bitcast',
   'constant',
@@ -32,7 +27,7 @@ _MOVE_NOTHING = {
   'partition-id',
   'tuple',
 }
-_SLICES = {'dynamic-slice', 'gather', 'slice'}
+CONTROL = {'while', 'call', 'conditional'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +47,10 @@ class Array:
   @property
   def nbytes(self) -> int:
     """Its bytes, without the padding of a layout."""
-    bits = _BITS.get(self.dtype) or int(re.sub(r'^[a-z]+(\d+).*', r'\1', self.dtype) or 0)
-    return math.ceil(math.prod(self.shape) * (0 if self.dtype == 'token' else bits) / 8)
+    bits = _BITS.get(self.dtype)
+    if bits is None:
+      bits = int(re.match(r'[a-z]+(\d+)', self.dtype)[1])
+    return math.ceil(math.prod(self.shape) * bits / 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +63,7 @@ class Instruction:
     arrays: of its result, several of a tuple.
     operands: names.
     rest: attributes, and what a constant or a parameter has for operands.
+    is_root: whether it is the result of its computation.
   """
 
   name: str
@@ -73,6 +71,7 @@ class Instruction:
   arrays: tuple[Array, ...]
   operands: tuple[str, ...]
   rest: str
+  is_root: bool = False
 
   @property
   def what(self) -> str:
@@ -81,27 +80,13 @@ class Instruction:
     return found[1] if found else self.name
 
 
-@dataclasses.dataclass(frozen=True)
-class Collective:
-  """Instructions of one kind and size.
-
-  Attributes:
-    kind: one of `COLLECTIVES`.
-    count: how often they run.
-    sent_bytes: what each device sends in one of them, around a ring.
-  """
-
-  kind: str
-  count: int
-  sent_bytes: float
-
-
 class Program:
-  """The HLO of one device's program."""
+  """The HLO of one device's program, or of a part of it."""
 
   def __init__(self, text: str):
     """Reads the text of a compiled module."""
     self._computations: dict[str, dict[str, Instruction]] = {}
+    self._left_out = None
     current = None
     for line in text.splitlines():
       if header := _HEADER.match(line):
@@ -112,28 +97,91 @@ class Program:
         instruction = _instruction(named, line[named.end() :])
         current[instruction.name] = instruction
 
-  def _called(self, instruction: Instruction) -> list[str]:
+  def called(self, instruction: Instruction) -> list[str]:
+    """Returns the names of the computations that an instruction calls, but for conditions of loops."""
     found = _CALLED.findall(instruction.rest)
     names = [name for _, text in found for name in re.findall(r'[\w.\-]+', text)]
     return [name for name in names if name in self._computations]
 
   def _trips(self, loop: Instruction) -> int:
-    """How often a while loop runs: what is known, or what its condition compares with; 1 where that is not constant."""
+    """How often a while loop runs: what is known, or by what its condition and its body do with a counter from 0.
+
+    1, where the condition compares with nothing constant.
+    """
     if known := re.search(r'known_trip_count\D*(\d+)', loop.rest):
       return int(known[1])
-    condition = re.search(r'condition=%?([\w.\-]+)', loop.rest)[1]
+    condition, body = (
+      re.search(rf'{name}=%?([\w.\-]+)', loop.rest)[1] for name in ('condition', 'body')
+    )
     limits = [
       int(each.rest)
-      for each in self._reachable(condition)
+      for each, _ in self.within(condition)
       if each.kind == 'constant' and each.rest.isdecimal()
     ]
-    return max(limits, default=1)
+    counters = {
+      each.rest
+      for each in self._computations[condition].values()
+      if each.kind == 'get-tuple-element'
+    }
+    # Loops that the compiler has unrolled count by more than one.
+    step = max((self._step(body, counter) for counter in counters), default=1)
+    return math.ceil(max(limits, default=1) / step)
 
-  def _reachable(self, name: str) -> Iterator[Instruction]:
-    for instruction in self._computations[name].values():
-      yield instruction
-      for called in self._called(instruction):
-        yield from self._reachable(called)
+  def _step(self, body: str, counter: str) -> int:
+    """What the body of a loop adds to an element of its tuple, 'index=3'; 1 if that is not constant."""
+    computation = self._computations[body]
+    [root] = [each for each in computation.values() if each.is_root]
+    place = int(re.search(r'index=(\d+)', counter)[1])
+    if root.kind != 'tuple':
+      return 1
+    added = self._added(computation, root.operands[place])
+    return max(added or 1, 1)
+
+  def _added(self, computation, name, arguments=None) -> int | None:
+    """The sum of constants that an integer is more than what it was made from; None if it is no such sum."""
+    value = computation[name]
+    if value.kind in ('get-tuple-element', 'parameter'):
+      return arguments[int(value.rest)] if arguments and value.kind == 'parameter' else 0
+    if value.kind in ('copy', 'bitcast'):
+      return self._added(computation, value.operands[0], arguments)
+    if value.kind == 'fusion':
+      inner = self._computations[self.called(value)[0]]
+      [root] = [each for each in inner.values() if each.is_root]
+      given = [self._added(computation, operand, arguments) for operand in value.operands]
+      return self._added(inner, root.name, given)
+    if value.kind == 'add':
+      total = 0
+      for operand in value.operands:
+        of = computation[operand]
+        if of.kind == 'constant':
+          part = int(of.rest) if of.rest.isdecimal() else None
+        else:
+          part = self._added(computation, operand, arguments)
+        if part is None:
+          return None
+        total += part
+      return total
+    return None
+
+  def computation(self, name: str) -> Mapping[str, Instruction]:
+    """Returns the instructions of a computation by their names."""
+    return self._computations[name]
+
+  def within(self, name: str) -> Iterator[tuple[Instruction, Mapping[str, Instruction]]]:
+    """Yields the instructions of a computation and of all that it calls, each with its computation."""
+    computation = self._computations[name]
+    for instruction in computation.values():
+      yield instruction, computation
+      for called in self.called(instruction):
+        yield from self.within(called)
+
+  def runs(self) -> Iterator[tuple[Instruction, Mapping[str, Instruction], int]]:
+    """Yields what runs by itself, fusions whole: (instruction, its computation, how often)."""
+    for name, times in self._counts.items():
+      computation = self._computations[name]
+      for instruction in computation.values():
+        if instruction.name != self._left_out:
+          yield instruction, computation, times
 
   @functools.cached_property
   def _counts(self) -> Mapping[str, int]:
@@ -143,110 +191,36 @@ class Program:
     def visit(name, times):
       counts[name] += times
       for instruction in self._computations[name].values():
+        if instruction.name == self._left_out:
+          continue
         inner = times * (self._trips(instruction) if instruction.kind == 'while' else 1)
-        if instruction.kind in ('while', 'call', 'conditional') or 'async' in instruction.kind:
-          for called in self._called(instruction):
+        if instruction.kind in CONTROL or instruction.kind == 'async-start':
+          for called in self.called(instruction):
             visit(called, inner)
 
     visit(self._entry, 1)
     return counts
 
-  def collectives(self) -> list[Collective]:
-    """Returns what the devices send each other, the most bytes first."""
-    found = collections.Counter()
-    for name, times in self._counts.items():
-      for instruction in self._computations[name].values():
-        within = [instruction]
-        if instruction.kind == 'fusion':
-          within = [
-            each for called in self._called(instruction) for each in self._reachable(called)
-          ]
-        for each in within:
-          kind = each.kind.removesuffix('-start')
-          if kind in COLLECTIVES:
-            scattered = kind == 'all-reduce' and 'all-reduce-scatter' in instruction.rest
-            kind = 'reduce-scatter' if scattered else kind
-            found[kind, _sent_bytes(kind, each, scattered)] += times
-    made = [Collective(kind, count, sent) for (kind, sent), count in found.items()]
-    return sorted(made, key=lambda each: -each.count * each.sent_bytes)
-
-  def moved_bytes(self) -> int:
-    """Returns the bytes that all instructions read from and write to main memory, each for itself."""
-    total = 0
-    for name, times in self._counts.items():
-      computation = self._computations[name]
-      total += times * sum(self._moved(each, computation) for each in computation.values())
-    return total
-
-  def _moved(self, instruction, computation):
-    kind = instruction.kind
-    if kind in _MOVE_NOTHING or kind in ('while', 'call', 'conditional') or kind.endswith('-done'):
-      return 0
-    if 'custom_call_target="AllocateBuffer"' in instruction.rest:
-      return 0
-    result = _nbytes(instruction.arrays)
-    if kind in _SLICES:
-      return 2 * result
-    operands = [computation[name] for name in instruction.operands if name in computation]
-    if kind == 'dynamic-update-slice':
-      return 2 * _nbytes(operands[1].arrays)
-    if kind == 'fusion':
-      return self._moved_by_fusion(instruction, operands, result)
-    if kind.endswith('-start'):  # Its result repeats its operand.
-      return result
-    return result + sum(_nbytes(each.arrays) for each in operands)
-
-  def _moved_by_fusion(self, fusion, operands, result):
-    [name, *_] = self._called(fusion)
-    total = 0
-    for parameter, operand in zip(self._parameters(name), operands, strict=True):
-      if _nbytes(operand.arrays):
-        taken, is_written_into = self._taken(name, parameter)
-        total += taken
-        if is_written_into:
-          result = max(result - _size(parameter.arrays), 0)
-    return total + result
-
-  def _taken(self, computation, value):
-    """Returns (the bytes that a fusion takes of a value, whether it is written into in its place).
-
-    Where slices are all that is taken, or written, they alone count.
-    """
-    taken, is_written_into = 0, False
-    for each in self._computations[computation].values():
-      if value.name not in each.operands:
-        continue
-      if each.kind in _SLICES:
-        taken += _size(each.arrays)
-      elif each.kind == 'dynamic-update-slice' and each.operands[0] == value.name:
-        taken += _size(self._computations[computation][each.operands[1]].arrays)
-        is_written_into = True
-      elif each.kind in ('bitcast', 'fusion'):
-        inner, argument = computation, each
-        if each.kind == 'fusion':
-          [inner, *_] = self._called(each)
-          argument = self._parameters(inner)[each.operands.index(value.name)]
-        of_inner, is_written = self._taken(inner, argument)
-        taken += of_inner
-        is_written_into |= is_written
-      else:
-        return _size(value.arrays), False
-    return min(taken, _size(value.arrays)), is_written_into
-
-  def _parameters(self, name):
-    found = [each for each in self._computations[name].values() if each.kind == 'parameter']
-    return sorted(found, key=lambda each: int(each.rest))
+  def split(self) -> tuple['Program', 'Program', Instruction]:
+    """Returns (what runs around the loop that carries most bytes, one run of its body, the loop)."""
+    entry = self._computations[self._entry].values()
+    loop = max((each for each in entry if each.kind == 'while'), key=lambda each: size(each.arrays))
+    around, body = copy.copy(self), copy.copy(self)
+    around._left_out = loop.name
+    body._entry = re.search(r'body=%?([\w.\-]+)', loop.rest)[1]
+    for part in (around, body):
+      part.__dict__.pop('_counts', None)
+    return around, body, loop
 
   def largest(self, number: int) -> list[tuple[Array, str]]:
     """Returns the largest results in main memory, each shape once, with what they are of."""
     found = {}
-    for name in self._counts:
-      for instruction in self._computations[name].values():
-        if instruction.kind in _MOVE_NOTHING or instruction.kind in ('while', 'call'):
-          continue
-        for array in instruction.arrays:
-          if array.in_memory:
-            found.setdefault((array.dtype, array.shape), (array, instruction.what))
+    for instruction, _, _ in self.runs():
+      if instruction.kind in VIEWS or instruction.kind in CONTROL:
+        continue
+      for array in instruction.arrays:
+        if array.in_memory:
+          found.setdefault((array.dtype, array.shape), (array, instruction.what))
     return sorted(found.values(), key=lambda each: -each[0].nbytes)[:number]
 
 
@@ -256,11 +230,12 @@ def _instruction(named, text):
   close = _end('(' + arguments, 0) - 1
   inside, rest = arguments[: close - 1], arguments[close:].lstrip(', ')
   return Instruction(
-    name=named[1],
+    name=named[2],
     kind=kind,
     arrays=tuple(_arrays(text[:end])),
     operands=tuple(re.findall(r'%([\w.\-]+)', inside)),
     rest=inside if kind in ('constant', 'parameter') else rest,
+    is_root=bool(named[1]),
   )
 
 
@@ -280,37 +255,6 @@ def _arrays(text) -> Iterator[Array]:
     yield Array(dtype, shape, in_memory=not re.search(r'S\([1-9]', layout))
 
 
-def _nbytes(arrays: Sequence[Array]) -> int:
-  return sum(array.nbytes for array in arrays if array.in_memory)
-
-
-def _size(arrays: Sequence[Array]) -> int:
+def size(arrays: Sequence[Array]) -> int:
+  """Returns the bytes of arrays."""
   return sum(array.nbytes for array in arrays)
-
-
-def _sent_bytes(kind, instruction, scattered):
-  """What each device of a group sends around a ring, as in Patarasuk and Yuan 2009, sections 3 and 4."""
-  group = _group_size(instruction.rest)
-  size = sum(array.nbytes for array in instruction.arrays if array.dtype != 'u32')
-  share = (group - 1) / group
-  if kind == 'collective-permute':
-    return size / 2 if instruction.kind.endswith('-start') else size
-  if kind == 'all-gather' and instruction.kind.endswith('-start'):
-    size *= group / (group + 1)  # Its result repeats its operand.
-  if kind == 'all-reduce':
-    return 2 * size * share
-  if kind == 'reduce-scatter' and not scattered:
-    return size * (group - 1)  # Of the part that each has in the end.
-  return size * share
-
-
-def _group_size(rest):
-  """Devices that take part, of one of the three forms of replica groups."""
-  if listed := re.search(r'replica_groups=\{\{([\d,]*)\}', rest):
-    return len(listed[1].split(','))
-  if counted := re.search(r'replica_groups=\[(\d+),(\d+)\]', rest):
-    return int(counted[2])
-  if meshed := re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', rest):
-    sizes = dict(re.findall(r"'(\w+)'=(\d+)", meshed[1]))
-    return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", meshed[2]))
-  return 2

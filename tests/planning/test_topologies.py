@@ -10,7 +10,7 @@ from t5x_lite.planning import topologies
 
 
 def test_without_a_topology_devices_are_those_that_are_here():
-  assert topologies.devices(None) == jax.devices()
+  assert topologies.devices(None) == tuple(jax.devices())
   assert topologies.chip(jax.devices()[0].device_kind) is None
 
 
