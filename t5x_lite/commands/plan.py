@@ -30,10 +30,10 @@ def add_arguments(parser):
   parser.add_argument(
     '--search',
     nargs='?',
-    const=10,
+    const=14,
     type=int,
     metavar='N',
-    help='compile up to N mesh shapes, remat policies and numbers of microbatches (default: 10) of the train step, '
+    help='compile up to N mesh shapes, remat policies and numbers of microbatches (default: 14) of the train step, '
     'and rank those that fit',
   )
 

@@ -16,6 +16,7 @@ from t5x_lite import errors, sharding
 from t5x_lite.planning import estimate, programs, topologies
 
 Shape = tuple[int, int, int]
+_MESHES_BEFORE_POLICIES = 5
 # What the backward pass finds kept, from all to nothing but the inputs of layers, see `T5Config`.
 POLICIES = ('none', 'minimal', ('context', 'mlp_wi'), ('mlp_wi',), 'full')
 
@@ -135,7 +136,7 @@ def _begin(step):
 def run(
   step: programs.TrainStep, begun: Beginning, limit: int, exact: bool = False
 ) -> Iterator[Tried]:
-  """Tries candidates: all policies on the first mesh, the best of them on the others, then those that did not fit.
+  """Tries candidates: all policies on the first mesh, the best on others, all on the best of these, then what did not fit.
 
   Args:
     step: what is varied.
@@ -161,17 +162,25 @@ def fastest(tried: Sequence[Tried]) -> list[Tried]:
 
 
 def _next(tried, shapes):
+  """The next candidates: some meshes, then all policies on the best of these, then other meshes."""
+  done = {each.candidate for each in tried}
   fitting = fastest(tried)
-  if fitting and shapes:
-    return [dataclasses.replace(fitting[0].candidate, ici=shapes.pop(0))]
+  if fitting:
+    best = fitting[0].candidate
+    others = [dataclasses.replace(best, remat_policy=policy) for policy in POLICIES]
+    others = [each for each in others if each not in done]
+    few = len({each.candidate.ici for each in tried}) < _MESHES_BEFORE_POLICIES
+    if shapes and (few or not others):
+      return [dataclasses.replace(best, ici=shapes.pop(0))]
+    if others:
+      return others
   by_peak = sorted(tried, key=lambda each: each.memory.peak)
   least = by_peak[0]
   # Another mesh divides the state, too, and microbatches the activations alone.
   if shapes and least.memory.peak < 2 * least.state_bytes:
     return [Candidate(shapes.pop(0), least.candidate.remat_policy)]
-  done = {each.candidate for each in tried}
   for each in by_peak:
-    if each.roofline is None and (not fitting or each.candidate.ici == fitting[0].candidate.ici):
+    if each.roofline is None and (not fitting or each.candidate.ici == best.ici):
       divided = _divided(each)
       if divided is not None and divided not in done:
         return [divided]
