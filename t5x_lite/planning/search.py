@@ -8,6 +8,7 @@ activations fit, remat policies on every mesh.
 import collections
 import dataclasses
 import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax
@@ -42,11 +43,14 @@ class Candidate:
 
   def flags(self, dcn: Shape) -> str:
     """Returns what to add to the command line for it."""
-    flags = ['--gin.MESH=@sharding.MeshConfig()', f'--gin.MeshConfig.ici="{self.ici}"']
+    flags = ['--gin.MESH=@sharding.MeshConfig()', f'--gin.MeshConfig.ici={self.ici}']
     if math.prod(dcn) > 1:
-      flags.append(f'--gin.MeshConfig.dcn="{dcn}"')
-    flags.append(f'--gin.REMAT_POLICY="{self.remat_policy}"')
-    return ' '.join([*flags, f'--gin.NUM_MICROBATCHES={self.num_microbatches}'])
+      flags.append(f'--gin.MeshConfig.dcn={dcn}')
+    flags += [
+      f'--gin.REMAT_POLICY={self.remat_policy}',
+      f'--gin.NUM_MICROBATCHES={self.num_microbatches}',
+    ]
+    return shlex.join(flags)
 
 
 @dataclasses.dataclass(frozen=True)

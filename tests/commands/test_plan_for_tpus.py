@@ -113,7 +113,7 @@ def test_a_search_ranks_what_fits_and_says_how_to_have_the_best(plans):
   assert least == sorted(least)
   *_, flags = out.strip().splitlines()
   shape = tuple(int(size) for size in ranked[0][:13].split(' x '))
-  assert f'--gin.MeshConfig.ici="{shape}"' in flags
+  assert f"'--gin.MeshConfig.ici={shape}'" in flags
   assert ranked[0].split()[5].split('+')[0] in flags.partition('REMAT_POLICY')[2]
 
 
