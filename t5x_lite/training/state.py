@@ -25,12 +25,14 @@ class TrainState:
     step: int32 scalar, the number of finished steps.
     params: nested dict of float32 arrays.
     opt_state: state of the optax optimizer, of the trainable parameters alone.
+    guard: `guard.GuardState`; None where no update is ever skipped.
     trainable: names of the parameters that training changes; None for all.
   """
 
   step: jax.Array
   params: Any
   opt_state: Any
+  guard: Any = None
   trainable: frozenset[str] | None = flax.struct.field(pytree_node=False, default=None)
 
   def split_params(self):

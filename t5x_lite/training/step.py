@@ -8,6 +8,7 @@ import optax
 
 from t5x_lite import losses, sharding
 from t5x_lite.models import selection
+from t5x_lite.training import guard as update_guard
 
 
 def loss_sums(model, params, batch, loss_config, dropout_key=None):
@@ -96,6 +97,7 @@ def train_step(
   num_microbatches=1,
   clip_global_norm=None,
   update_shardings=None,
+  guard=None,
 ):
   """Forward, backward, update.
 
@@ -111,6 +113,7 @@ def train_step(
     clip_global_norm: largest norm of the whole gradient, or None.
     update_shardings: of the gradients and the trainable parameters while these are updated, where
       that is not how they are kept, see `sharding.update_shardings`; or None.
+    guard: `guard.GuardConfig`, which updates to skip if the state has a guard.
 
   Returns:
     (new TrainState, dict of float32 scalars). 'loss' and 'z_loss' are in nats per target
@@ -131,15 +134,11 @@ def train_step(
   grads = jax.tree.map(lambda g: g / divisor, grads)
   gradient_norm = optax.tree.norm(grads)
   if clip_global_norm is not None:
+    gradient_norm = update_guard.gradient_norm(grads)
     scale = clip_global_norm / jnp.maximum(gradient_norm, clip_global_norm)
     grads = jax.tree.map(lambda g: g * scale, grads)
   updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
   params = optax.apply_updates(trainable, updates)
-  new_state = state.replace(
-    step=state.step + 1,
-    params=selection.join(params, frozen) if frozen else params,
-    opt_state=opt_state,
-  )
   metrics = {
     **token_means(sums),
     'gradient_norm': gradient_norm,
@@ -147,6 +146,23 @@ def train_step(
     'target_tokens': sums['weight'],
     **token_counts(batch),
   }
+  guard_state = state.guard
+  if guard_state is not None:
+    (params, opt_state), guard_state, counts = update_guard.apply(
+      guard,
+      guard_state,
+      (trainable, state.opt_state),
+      (params, opt_state),
+      metrics['loss'],
+      gradient_norm,
+    )
+    metrics |= counts
+  new_state = state.replace(
+    step=state.step + 1,
+    params=selection.join(params, frozen) if frozen else params,
+    opt_state=opt_state,
+    guard=guard_state,
+  )
   return new_state, metrics
 
 
@@ -183,7 +199,8 @@ def jit_train_step(abstract_state, batch_sharding, shard_optimizer_state=False, 
     trainable, _ = abstract_state.split_params()
     settings['update_shardings'] = sharding.update_shardings(trainable)
   return jax.jit(
-    functools.partial(train_step, **settings),
+    # Named, since a profile shows the name.
+    functools.update_wrapper(functools.partial(train_step, **settings), train_step),
     in_shardings=(shardings, batch_sharding),
     out_shardings=(shardings, None),
     donate_argnums=0,
