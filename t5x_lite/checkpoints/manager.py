@@ -3,6 +3,7 @@
 What such a folder holds is said in `storage.py`.
 """
 
+import contextlib
 import json
 import logging
 import math
@@ -14,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from t5x_lite import errors, remote
-from t5x_lite.checkpoints import keeping, layout, storage
+from t5x_lite.checkpoints import checksums, keeping, layout, reading, storage
 
 _FOLDER = 'checkpoints'
 _PARAMS = f'{storage.PARAMS}/'  # Before the name of a parameter.
@@ -24,7 +25,8 @@ class CheckpointManager:
   """Saves and restores the checkpoints in one folder.
 
   Every method is to be called by all processes of a job alike. Readers (evaluation, inference)
-  may use a manager on the folder of a run that is still training: only `save` changes anything.
+  may use a manager on the folder of a run that is still training: only `save`, `write_params` and
+  `set_damaged_aside` change anything.
 
   Attributes:
     directory: the folder that holds the checkpoints, usually MODEL_DIR/checkpoints.
@@ -68,7 +70,10 @@ class CheckpointManager:
     self._best_metric = best_metric
     self._best_mode = best_mode
     self._running: tuple[int, Any] | None = None
+    self._failures: list[errors.UserError] = []  # Not told yet.
+    self._last_failure: errors.UserError | None = None
     self._cleaned = False
+    self._checked: set[tuple[int, str]] = set()  # (step, folder in its checkpoint)
 
   def steps(self) -> list[int]:
     """The steps of the complete checkpoints, ascending."""
@@ -81,6 +86,34 @@ class CheckpointManager:
   def latest_step(self) -> int | None:
     """The newest complete checkpoint's step, which may be 0; None if there is no checkpoint."""
     return max(self.steps(), default=None)
+
+  def set_damaged_aside(self) -> tuple[int | None, list[str]]:
+    """Finds the newest checkpoint that is whole, for a run to go on from.
+
+    Newer ones that are damaged are renamed to STEP.damaged.
+
+    Returns:
+      (its step, or None if there are no checkpoints; what there is to say of those set aside).
+
+    Raises:
+      UserError: all are damaged.
+    """
+    said, steps = [], self.steps()
+    for step in reversed(steps):
+      damage = checksums.damage(self.path(step))
+      if damage is None:
+        self._checked.update((step, item) for item in storage.ITEMS)
+        return step, said
+      if step == steps[0]:
+        raise self._damaged(step, damage)
+      aside = self._aside(step)
+      said.append(
+        f'checkpoint {self.path(step)} is damaged: {damage}; it is set aside as {aside.name}, and the '
+        'run goes on from the one before'
+      )
+      if jax.process_index() == 0:
+        self.path(step).rename(aside)
+    return None, said
 
   def path(self, step: int) -> epath.Path:
     """The folder of a step's checkpoint."""
@@ -110,12 +143,10 @@ class CheckpointManager:
 
     Returns:
       False if the step has a complete checkpoint already: a resumed run repeats the same steps, so
-      the one that is there is as good.
-
-    Raises:
-      UserError: this save, or the one before it in the background, could not be written.
+      the one that is there is as good. That it cannot be written is no error here: a run may go on
+      without it. `failures` tells, and `wait` raises.
     """
-    self.wait()
+    self._settle()
     if storage.is_complete(self.directory, step):
       return False
     items = {name: _to_save(leaves) for name, leaves in _items(state).items()}
@@ -125,9 +156,17 @@ class CheckpointManager:
         self.path(step), items, _run_files(metadata, metrics, batches_state)
       )
     except Exception as error:
-      raise self._save_error(step, error) from error
-    self._running = (step, response)
+      self._failed(step, error)
+    else:
+      self._running = (step, response)
     return True
+
+  def failures(self) -> list[errors.UserError]:
+    """What went wrong with saves since this was asked last; does not wait for the one that runs."""
+    if self._running is not None and self._running[1].done():
+      self._settle()
+    failures, self._failures = self._failures, []
+    return failures
 
   def write_params(
     self,
@@ -157,8 +196,16 @@ class CheckpointManager:
     """Waits until the last save is on disk, then deletes the checkpoints no rule wants.
 
     Raises:
-      UserError: the save failed.
+      UserError: the last save failed.
     """
+    self._settle()
+    if self._last_failure is not None:
+      failure, self._last_failure = self._last_failure, None
+      self._failures.clear()
+      raise failure
+
+  def _settle(self):
+    """Waits for the save that is being written, if there is one, and takes note of how it ended."""
     if self._running is None:
       return
     step, response = self._running
@@ -166,8 +213,18 @@ class CheckpointManager:
     try:
       response.result()
     except Exception as error:
-      raise self._save_error(step, error) from error
-    self._delete_unwanted()
+      self._failed(step, error)
+    else:
+      self._last_failure = None
+      self._delete_unwanted()
+
+  def _failed(self, step, error):
+    self._last_failure = self._save_error(step, error)
+    self._failures.append(self._last_failure)
+    self._cleaned = False  # Orbax may still be writing: what is removed now may come again.
+    if jax.process_index() == 0:
+      with contextlib.suppress(OSError):
+        storage.remove_leftovers(self.directory, step)
 
   def close(self):
     """Waits for the last save; call it before the program ends."""
@@ -200,6 +257,19 @@ class CheckpointManager:
     leaves = self._load(step, items)
     return layout.rebuild(abstract_state, leaves)
 
+  def restore_guard(self, step: int, abstract_guard):
+    """Reads the guard's state; None if there is none, or one of another size, or `abstract_guard` is None."""
+    if abstract_guard is None or not (self.path(step) / storage.GUARD).exists():
+      return None
+    wanted = layout.flatten({storage.GUARD: abstract_guard})
+    saved = storage.saved(self.path(step), storage.GUARD)
+    if {name: tuple(x.shape) for name, x in saved.items()} != {
+      name: x.shape for name, x in wanted.items()
+    }:
+      return None
+    leaves = self._load(step, {storage.GUARD: wanted})
+    return layout.rebuild({storage.GUARD: abstract_guard}, leaves)[storage.GUARD]
+
   def restore_params(self, step: int, abstract_params):
     """Reads the parameters alone, whatever the optimizer was; else like `restore`."""
     leaves = self._load(step, _items({'params': abstract_params}))
@@ -211,11 +281,11 @@ class CheckpointManager:
     Raises:
       UserError: there is no such checkpoint, or it is damaged.
     """
-    self._check_exists(step)
+    self._check(step, storage.PARAMS)
     try:
       leaves = storage.saved(self.path(step), storage.PARAMS)
     except Exception as error:
-      raise self._damaged(step, error) from error
+      raise self._damaged(step, reading.first_line(error)) from error
     return {
       name.removeprefix(_PARAMS): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
       for name, leaf in leaves.items()
@@ -227,16 +297,17 @@ class CheckpointManager:
     Raises:
       UserError: one is damaged.
     """
+    self._check(step, storage.PARAMS)
     wanted = {_PARAMS + name: dtype for name, dtype in dtypes.items()}
     try:
       arrays = storage.read(self.path(step), storage.PARAMS, wanted)
     except Exception as error:
-      raise self._damaged(step, error) from error
+      raise self._damaged(step, reading.first_line(error)) from error
     return {name.removeprefix(_PARAMS): array for name, array in arrays.items()}
 
   def streams(self, step: int) -> list[str]:
     """The names of the streams of data in which a step has a position."""
-    self._check_exists(step)
+    self._check(step, storage.RUN)
     prefix = storage.batches_file('')
     files = (self.path(step) / 'run').glob(f'{prefix}*')
     return sorted(path.name.removeprefix(prefix) for path in files)
@@ -247,121 +318,77 @@ class CheckpointManager:
     Raises:
       UserError: one is not there.
     """
-    self._check_exists(step)
+    self._check(step, storage.RUN)
     folder = self.path(step) / 'run'
     try:
       return {name: (folder / storage.batches_file(name)).read_bytes() for name in streams}
     except OSError as error:
-      raise self._damaged(step, error) from error
+      raise self._damaged(step, reading.first_line(error)) from error
 
   def metadata(self, step: int) -> dict[str, Any]:
     """What `save` was given to describe the run."""
-    self._check_exists(step)
+    self._check(step, storage.RUN)
     return self._read_json(step, 'metadata.json')
 
   def metrics(self, step: int) -> dict[str, float | None]:
     """The metrics `save` was given; those that were not finite are None."""
-    self._check_exists(step)
+    self._check(step, storage.RUN)
     return self._read_json(step, 'metrics.json')
 
   def _load(self, step: int, items: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Reads the arrays of some items, by name, after checking that all of them fit."""
-    self._check_exists(step)
-    saved, plans = {}, {}
-    # Parameters first: where the model differs, the optimizer's state says nothing new.
-    for item, wanted in sorted(items.items()):
-      if item == storage.TRAINING and not (self.path(step) / item).exists():
-        raise errors.UserError(
-          f'checkpoint {self.path(step)} holds parameters alone: start a new run from it, in '
-          'another folder (INITIAL_CHECKPOINT_PATH)'
-        )
-      try:
-        leaves = storage.saved(self.path(step), item)
-      except Exception as error:
-        raise self._damaged(step, error) from error
-      saved[item] = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
-      shapes = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
-      plans[item] = layout.plan(saved[item], shapes)
-      if problems := layout.differences(plans[item], shapes):
-        raise self._misfit(step, item, problems)
-    abstract = {
-      item: {name: layout.abstract_leaf(leaf) for name, leaf in wanted.items()}
-      for item, wanted in items.items()
-    }
-    to_read: dict[str, dict[str, Any]] = {item: {} for item in items}
-    for item, origins in plans.items():
-      for name, origin in origins.items():
-        for saved_name in origin.names:
-          to_read[item][saved_name] = layout.abstract_source(
-            origin, abstract[item][name], saved[item][saved_name]
-          )
+    self._check(step, *items)
     try:
-      loaded = storage.load(self.path(step), to_read)
-    except (jax.errors.JaxRuntimeError, MemoryError):
-      raise  # The device's fault (out of memory, mostly), not the checkpoint's.
-    except Exception as error:
-      raise self._damaged(step, error) from error
-    leaves = {}
-    for item in items:
-      made = layout.assemble(plans[item], abstract[item], loaded.pop(item))
-      leaves |= {
-        name: np.asarray(made[name]) if isinstance(leaf, np.ndarray) else made[name]
-        for name, leaf in items[item].items()
-      }
-    return leaves
+      return reading.load(self.path(step), items)
+    except reading.UnreadableError as error:
+      raise self._damaged(step, str(error)) from error
 
-  def _check_exists(self, step: int):
+  def _check(self, step: int, *items: str):
+    """Raises a UserError unless there is the checkpoint, and these folders of it are as written."""
     if not storage.is_complete(self.directory, step):
       steps = self.steps()
       there = f'there are {_listed(steps)}' if steps else 'there is none'
       raise errors.UserError(f'no checkpoint of step {step} in {self.directory}: {there}')
+    unchecked = [item for item in items if (step, item) not in self._checked]
+    if unchecked and (damage := checksums.damage(self.path(step), unchecked)):
+      raise self._damaged(step, damage)
+    self._checked.update((step, item) for item in items)
 
   def _read_json(self, step: int, name: str):
     try:
       return json.loads((self.path(step) / 'run' / name).read_text())
     except (OSError, ValueError) as error:
-      raise self._damaged(step, error) from error
+      raise self._damaged(step, reading.first_line(error)) from error
 
-  def _misfit(self, step: int, item: str, problems: list[str]) -> errors.UserError:
-    whose, remedy = {
-      storage.PARAMS: ('model', 'use the model configuration it was trained with'),
-      storage.TRAINING: (
-        'optimizer',
-        'use the optimizer it was trained with, or start a new run from its parameters '
-        '(INITIAL_CHECKPOINT_PATH)',
-      ),
-    }[item]
-    return errors.UserError(
-      f'checkpoint {self.path(step)} does not fit this {whose}: {"; ".join(problems)}; {remedy}'
-    )
-
-  def _damaged(self, step: int, error: Exception) -> errors.UserError:
+  def _damaged(self, step: int, what: str) -> errors.UserError:
     others = [other for other in self.steps() if other != step]
     remedy = (
       f'the checkpoints of steps {_listed(others)} remain' if others else 'there is no other one'
     )
     return errors.UserError(
-      f'checkpoint {self.path(step)} cannot be read, it may be damaged or cut short: delete or '
-      f'restore that folder; {remedy} ({_first_line(error)})'
+      f'checkpoint {self.path(step)} cannot be read, it is damaged or cut short: {what}; delete or '
+      f'restore that folder; {remedy}'
     )
 
   def _save_error(self, step: int, error: Exception) -> errors.UserError:
     return errors.UserError(
       f'checkpoint {self.path(step)} could not be written, see to the disk space and the rights '
-      f'of that folder: {_first_line(error)}'
+      f'of that folder: {reading.first_line(error)}'
     )
 
   def _clean_up(self):
-    """Removes what a killed run left of an unfinished save or deletion, before the first save."""
-    if self._cleaned or jax.process_index() != 0:
+    """Makes the folder, and removes what a killed run left of an unfinished save or deletion."""
+    if jax.process_index() != 0:
       return
     self.directory.mkdir(parents=True, exist_ok=True)
-    # In a bucket there are no empty folders.
-    children = self.directory.iterdir() if self.directory.exists() else ()
-    for child in children:
-      if storage.LEFTOVER.fullmatch(child.name) and child.is_dir():
-        child.rmtree()
-    self._cleaned = True
+    if not self._cleaned:  # Before the first save.
+      storage.remove_leftovers(self.directory)
+      self._cleaned = True
+
+  def _aside(self, step: int) -> epath.Path:
+    """A name for a damaged checkpoint that none has yet: a step may be damaged twice."""
+    names = (f'{step}.damaged{number}' for number in ('', *range(2, 1000)))
+    return next(path for path in map(self.directory.joinpath, names) if not path.exists())
 
   def _delete_unwanted(self):
     if jax.process_index() != 0:
@@ -435,7 +462,8 @@ def _items(state) -> dict[str, dict[str, Any]]:
   """The named leaves of a state, by the folder of the checkpoint they go to."""
   items: dict[str, dict[str, Any]] = {}
   for name, leaf in layout.flatten(state).items():
-    item = storage.PARAMS if name.startswith(_PARAMS) else storage.TRAINING
+    item = name.partition('/')[0]
+    item = item if item in (storage.PARAMS, storage.GUARD) else storage.TRAINING
     items.setdefault(item, {})[name] = leaf
   return items
 
@@ -458,8 +486,3 @@ def _finite(metrics: Mapping[str, Any]) -> dict[str, float | None]:
 
 def _listed(steps: list[int]) -> str:
   return ', '.join(map(str, steps[-8:])) or 'none'
-
-
-def _first_line(error: Exception) -> str:
-  text = str(error).strip().partition('\n')[0]
-  return f'{type(error).__name__}: {text[:300]}'

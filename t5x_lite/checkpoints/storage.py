@@ -1,18 +1,24 @@
 """What one checkpoint is on disk. This is the only module that knows Orbax.
 
-A checkpoint is a folder that holds up to three others:
+A checkpoint is a folder that holds up to five others:
 
   params/     the parameters
   training/   the rest of the train state: step and optimizer state; not where it was converted
   run/        metadata.json, metrics.json and the position in each stream of the data
+  guard/      what the guard against harmful updates remembers, where there is one
+  checksums/  of all these files, see `checksums.py`
 
-Orbax writes all of them into `STEP.orbax-checkpoint-tmp` and renames that folder once everything
-is there, so a folder named by a bare number is a complete checkpoint, whenever the run was killed. In
-a bucket, where folders cannot be renamed, it writes a file `commit_success.txt` last.
+It is written under the name `STEP.saving` and renamed once everything is there, so a folder named by
+a bare number is a complete checkpoint, whenever the run was killed. In a bucket, where folders cannot be
+renamed, Orbax writes a file `commit_success.txt` last; there are no checksums, since a bucket has its
+own.
 """
 
+import concurrent.futures
 import dataclasses
+import errno
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -22,16 +28,22 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from t5x_lite import remote
-from t5x_lite.checkpoints import layout
+from t5x_lite.checkpoints import checksums, layout
 
 PARAMS = 'params'
 TRAINING = 'training'
-# A folder `STEP.something` is a save or a deletion that a killed run did not finish.
-LEFTOVER = re.compile(r'\d+\..+')
+GUARD = 'guard'
+RUN = 'run'
+ITEMS = (PARAMS, TRAINING, GUARD, RUN)
+# A folder `STEP.something` is a save or a deletion that a killed run did not finish, unless it was
+# set aside.
+LEFTOVER = re.compile(r'\d+\.(?!damaged).+')
 # In a bucket, what a complete checkpoint has and others have not.
 _COMMITTED = 'commit_success.txt'
 # Of so many bytes of arrays, or of one that is larger, Orbax holds about two copies while it writes.
 _GROUP_BYTES = 256 * 1024**2
+# All that a checkpoint holds besides its arrays.
+_FEW_BYTES = 2 * 1024**2
 
 
 @dataclasses.dataclass
@@ -65,7 +77,11 @@ def batches_file(stream: str) -> str:
 
 
 def is_complete(directory: epath.Path, step: int) -> bool:
-  """Whether the checkpoint of a step is complete, by what Orbax writes last."""
+  """Whether the checkpoint of a step was once complete, whatever has become of its files since."""
+  path = directory / str(step)
+  if checksums.has_lists(path):
+    return True
+  # Without checksums it is an older one, of which Orbax writes this last.
   try:
     found = ocp.path.step.standard_name_format().find_step(directory, step)
   except (OSError, ValueError):  # No folder, or deleted at this very moment by the run.
@@ -73,7 +89,9 @@ def is_complete(directory: epath.Path, step: int) -> bool:
   return found.commit_timestamp_nsecs is not None
 
 
-def save_async(path: epath.Path, items: Mapping[str, Mapping[str, Any]], run_files: RunFiles):
+def save_async(
+  path: epath.Path, items: Mapping[str, Mapping[str, Any]], run_files: RunFiles
+) -> concurrent.futures.Future:
   """Starts to write a checkpoint; returns an object whose `result` waits for it.
 
   Args:
@@ -86,10 +104,53 @@ def save_async(path: epath.Path, items: Mapping[str, Mapping[str, Any]], run_fil
   # Made in the background, a folder that cannot be made shows only after minutes of waiting for it.
   context.asynchronous.create_directories_asynchronously = False
   trees = {item: layout.unflatten(leaves) for item, leaves in items.items()}
+  _check_space(path, trees)
+  saving = path if remote.is_remote(path) else path.with_name(f'{path.name}.saving')
   with context:
-    return ocp.save_checkpointables_async(
-      path, {**trees, 'run': run_files}, overwrite=path.exists()
+    written = ocp.save_checkpointables_async(
+      saving, {**trees, RUN: run_files}, overwrite=saving.exists()
     )
+  thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='checkpoint')
+  committed = thread.submit(_commit, written, saving, path)
+  thread.shutdown(wait=False)
+  return committed
+
+
+def _check_space(path, trees):
+  """Refuses what would fill the disk, which Orbax would tell of in thousands of lines."""
+  if remote.is_remote(path) or jax.process_count() > 1:
+    return  # Hosts might differ in what they see, and wait for each other.
+  needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) + _FEW_BYTES
+  free = shutil.disk_usage(path.parent).free
+  if free < needed:
+    raise OSError(
+      errno.ENOSPC, f'{needed / 2**20:,.0f} MiB are needed, and {free / 2**20:,.0f} MiB are free'
+    )
+
+
+def _commit(written, saving, path):
+  """Waits until all is written, adds the checksums, and gives the folder its name."""
+  written.result()
+  if saving == path:
+    return
+  host_index, host_count = jax.process_index(), jax.process_count()
+  checksums.write_list(saving, host_index, host_count)
+  if host_index == 0:
+    checksums.wait_for_lists(saving, host_count)
+    if path.exists():  # What is no checkpoint.
+      path.rmtree()
+    saving.rename(path)
+  else:
+    checksums.wait_for([path / checksums.FOLDER])
+
+
+def remove_leftovers(directory: epath.Path, step: int | None = None):
+  """Removes what is left of unfinished saves and deletions, of one step or of all."""
+  # In a bucket there are no empty folders.
+  for child in directory.iterdir() if directory.exists() else ():
+    if LEFTOVER.fullmatch(child.name) and child.is_dir():
+      if step is None or child.name.startswith(f'{step}.'):
+        child.rmtree()
 
 
 def delete(path: epath.Path):
@@ -115,10 +176,12 @@ def write_params(path: epath.Path, params: Iterable[tuple[str, np.ndarray]], run
     ocp.partial.save(parts, layout.unflatten(group))
   ocp.partial.finalize(parts)
   # Orbax writes but one folder in parts, and names it itself: it takes the place of another.
-  ocp.save_checkpointables(whole, {PARAMS: {'none': np.zeros(1)}, 'run': run_files})
+  ocp.save_checkpointables(whole, {PARAMS: {'none': np.zeros(1)}, RUN: run_files})
   (whole / PARAMS).rmtree()
   (parts / 'state').rename(whole / PARAMS)
   parts.rmtree()
+  if not remote.is_remote(path):
+    checksums.write_list(whole)
   whole.rename(path)
 
 
