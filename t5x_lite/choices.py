@@ -23,6 +23,8 @@ class Choices:
     objective_settings: the objective's arguments by name.
     mixing_maximum: a task's examples from which on its rate in a mixture does not grow; None for no limit.
     mixing_temperature: what brings the rates in a mixture nearer to each other, from 1 on.
+    skipped_records: damaged records that may be left out, see `data.damaged_records`; None where
+      nobody was asked.
   """
 
   local_data: Sequence[str] = ()
@@ -32,6 +34,7 @@ class Choices:
   objective_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   mixing_maximum: int | None = None
   mixing_temperature: float = 1.0
+  skipped_records: int | None = None
 
 
 def _of_environment():

@@ -1,6 +1,7 @@
-"""The exceptions that the command line tells in one line, and the help with a misspelt name."""
+"""The exceptions that the command line tells in one line, and help with saying what is wrong."""
 
 import difflib
+import json
 
 
 class UserError(Exception):
@@ -25,3 +26,9 @@ def did_you_mean(name, names):
   """Returns '; did you mean ...?' with those of `names` that are close to `name`, or ''."""
   near = difflib.get_close_matches(name, sorted(set(names)), n=3, cutoff=0.6)
   return f'; did you mean {" or ".join(near)}?' if near else ''
+
+
+def shortened(value) -> str:
+  """Returns a value as JSON, to be named in an error; of a long one the beginning."""
+  text = json.dumps(value, ensure_ascii=False)
+  return text if len(text) <= 60 else text[:57] + '...'

@@ -28,7 +28,14 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite import choices, errors
-from t5x_lite.data import cached_tasks, chosen_objective, mixing, model_vocabulary, sources
+from t5x_lite.data import (
+  cached_tasks,
+  chosen_objective,
+  damaged_records,
+  mixing,
+  model_vocabulary,
+  sources,
+)
 
 Batch = dict[str, np.ndarray]
 
@@ -258,12 +265,23 @@ class BatchIterator:
     return next(self._iterator)
 
   def get_state(self) -> bytes:
-    """The position after the batch returned last, random state and half-filled rows included."""
-    header = {'stream': self._description(), 'seed': self._seed}
+    """The position after the batch returned last, random state and half-filled rows included.
+
+    Raises:
+      UserError: what was read ahead has more damaged records than may be left out, in which case
+        earlier positions are still those of a file that may be mended.
+    """
+    files = self._iterator.save()
+    damaged_records.check()
+    header = {
+      'stream': self._description(),
+      'seed': self._seed,
+      'left_out': damaged_records.left_out(),
+    }
     data = io.BytesIO()
     with zipfile.ZipFile(data, 'w', zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
       archive.writestr('header.json', json.dumps(header))
-      for name, content in self._iterator.save().items():
+      for name, content in files.items():
         archive.writestr(name, content)
     return data.getvalue()
 
@@ -288,7 +306,14 @@ class BatchIterator:
         )
     if header['seed'] != self._seed:
       self._start(header['seed'])
-    self._iterator.restore(files)
+    damaged_records.begin(header.get('left_out', {}) | damaged_records.left_out())
+    try:
+      self._iterator.restore(files)
+    except (tf.errors.OpError, AssertionError) as error:
+      raise errors.UserError(
+        'the saved position in the data is one of another version of t5x-lite or TensorFlow: go on '
+        f'with that one, or start from INITIAL_CHECKPOINT_PATH in a new MODEL_DIR ({type(error).__name__})'
+      ) from error
 
   def _description(self):
     """What must be the same for a saved position to mean the same; JSON-able."""
@@ -415,7 +440,7 @@ def _examples(config, has_encoder, *, shuffle, seed, num_epochs, shard_info=None
   }
   mixture_or_task = get_mixture_or_task(config.mixture_or_task_name)
   if config.use_cached and shuffle:
-    mixture_or_task = cached_tasks.with_array_records(mixture_or_task, config.split, lengths)
+    mixture_or_task = cached_tasks.reading_caches(mixture_or_task, config.split, lengths)
   # As seqio.get_dataset, except for one argument: rows that seqio caches in memory would be saved with every
   # position, and would come in the order of the first epoch in all the others.
   with sources.quiet():

@@ -16,7 +16,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite import choices, errors
-from t5x_lite.data import model_vocabulary, vocabulary
+from t5x_lite.data import model_vocabulary, sources, tfrecords, vocabulary
 
 # Records read by one call, which reads them in several threads.
 _RECORDS_AT_ONCE = 256
@@ -100,10 +100,13 @@ def describe(mixture_or_task: seqio.Task | seqio.Mixture, split: str) -> list[st
   return descriptions
 
 
-def with_array_records(
+def reading_caches(
   mixture_or_task: seqio.Task | seqio.Mixture, split: str, sequence_length: dict[str, int]
 ) -> seqio.Task | seqio.Mixture:
-  """A task or mixture that reads the array_record files of its caches, where there are any.
+  """A task or mixture that reads the files of its caches here, and not in seqio.
+
+  They are the array_record files, where there are any, else TFRecords. Caches in a bucket, and those of ragged
+  features, remain for seqio to read.
 
   Args:
     mixture_or_task: cached or not.
@@ -114,11 +117,13 @@ def with_array_records(
     The same, except that the tasks which have these files begin with them and no longer support caching.
   """
   if isinstance(mixture_or_task, seqio.Task):
-    if split in mixture_or_task.splits and _array_record_files(mixture_or_task, split):
+    if split not in mixture_or_task.splits or not _is_readable(mixture_or_task, split):
+      return mixture_or_task
+    if _array_record_files(mixture_or_task, split):
       return _reading_array_records(mixture_or_task, split, sequence_length)
-    return mixture_or_task
+    return _reading_tfrecords(mixture_or_task, split)
   parts = mixture_or_task._task_map
-  new = {name: with_array_records(parts[name], split, sequence_length) for name in parts}
+  new = {name: reading_caches(parts[name], split, sequence_length) for name in parts}
   if new == parts:
     return mixture_or_task
   return seqio.Mixture(
@@ -151,8 +156,12 @@ class ArrayRecordDataSource(seqio.DataSource):
       self._features = json.load(file)['features']
     with tf.io.gfile.GFile(seqio.get_cached_stats_path(folder, split)) as file:
       expected = json.load(file)['examples']
-    files = sorted(tf.io.gfile.glob(array_record_prefix(folder, split) + '-*'))
-    self._records = array_record_data_source.ArrayRecordDataSource(files)
+    self._files = sorted(tf.io.gfile.glob(array_record_prefix(folder, split) + '-*'))
+    try:
+      self._records = array_record_data_source.ArrayRecordDataSource(self._files)
+    except RuntimeError:
+      self._first_records()  # Tells which file it is.
+      raise
     if len(self._records) != expected:
       raise errors.UserError(
         f'{array_record_prefix(folder, split)}-* hold {len(self._records)} examples, but {expected} were cached: '
@@ -195,20 +204,59 @@ class ArrayRecordDataSource(seqio.DataSource):
 
     def examples(numbers):
       records = tf.ensure_shape(tf.numpy_function(self._read, [numbers], tf.string), [None])
-      return tf.data.Dataset.from_tensor_slices(records).map(self._parse)
+      return tf.data.Dataset.from_tensor_slices(records).map(_parse(self._features))
 
     seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True)
     return seeds.batch(2, drop_remainder=True).take(1).flat_map(numbers).flat_map(examples)
 
   def _read(self, numbers):
+    try:
+      records = self._records.__getitems__(numbers.tolist())
+    except RuntimeError:
+      records = [record for number in numbers.tolist() for record in self._read_one(number)]
     # As objects, since an array of bytes would lose trailing zeros.
-    return np.array(self._records.__getitems__(numbers.tolist()), dtype=object)
+    return np.array(records, dtype=object)
 
-  def _parse(self, record):
+  def _read_one(self, number):
+    """A record, or none if it is damaged and left out."""
+    try:
+      return self._records.__getitems__([number])
+    except RuntimeError as error:
+      *_, place = (
+        f'{file}, record {number - first}'
+        for file, first in self._first_records().items()
+        if first <= number
+      )
+      sources.leave_out_in_graph(place, str(error).partition('\n')[0])
+      return []
+
+  def _first_records(self):
+    """The number that the first record of each file has among all of them."""
+    from array_record.python import array_record_data_source
+
+    first, numbers = 0, {}
+    for file in self._files:
+      numbers[file] = first
+      try:
+        first += len(array_record_data_source.ArrayRecordDataSource([file]))
+      except RuntimeError as error:
+        raise errors.UserError(
+          f'{file} is damaged or cut short ({error}): copy the cache anew, or make it with '
+          '`t5x-lite tasks cache --overwrite`'
+        ) from error
+    return numbers
+
+
+def _parse(features):
+  """What makes an example of a record, in TensorFlow's graph."""
+
+  def parse(record):
     example = tf.io.parse_single_example(
-      record, {name: _stored(**feature) for name, feature in self._features.items()}
+      record, {name: _stored(**feature) for name, feature in features.items()}
     )
-    return {name: tf.cast(v, self._features[name]['dtype']) for name, v in example.items()}
+    return {name: tf.cast(v, features[name]['dtype']) for name, v in example.items()}
+
+  return parse
 
 
 def _stored(shape, dtype):
@@ -222,11 +270,8 @@ def _stored(shape, dtype):
 
 
 def _reading_array_records(task, split, sequence_length):
-  is_placeholder = [isinstance(p, seqio.CacheDatasetPlaceholder) for p in task.preprocessors]
   source = ArrayRecordDataSource(task.cache_dir, split)
-  task = task.replace(
-    source=source, preprocessors=task.preprocessors[is_placeholder.index(True) + 1 :]
-  )
+  task = task.replace(source=source, preprocessors=_after_cache(task))
   # Rows of which each is one example need no second shuffling, whose buffer would be saved with every position.
   # Other rows may be cut from one example, and be neighbours.
   number = source.num_input_examples(split)
@@ -236,13 +281,40 @@ def _reading_array_records(task, split, sequence_length):
   return task
 
 
-def _array_record_files(task, split):
-  """The files of a split that can be read by number: none in a bucket, without the package, of ragged features."""
-  if not task.cache_dir or '://' in task.cache_dir or not _can_read_array_records():
-    return []
+def _reading_tfrecords(task, split):
+  source = tfrecords.TFRecordDataSource(
+    f'{seqio.get_cached_tfrecord_prefix(task.cache_dir, split)}-*-of-*[0-9]',
+    split,
+    _parse(_info(task, split)['features']),
+    task._cache_dataset_placerholder.file_shuffle_buffer_size,
+  )
+  return task.replace(source=source, preprocessors=_after_cache(task))
+
+
+def _after_cache(task):
+  """The preprocessors of a task that a cache does not have behind it."""
+  is_placeholder = [isinstance(p, seqio.CacheDatasetPlaceholder) for p in task.preprocessors]
+  return task.preprocessors[is_placeholder.index(True) + 1 :]
+
+
+def _is_readable(task, split):
+  """Whether a task has a cache on a disk, without ragged features, that tells their dtypes."""
+  if not task.cache_dir or '://' in task.cache_dir:
+    return False
+  info = _info(task, split)
+  is_ragged = any(None in feature['shape'][1:] for feature in info['features'].values())
+  return not is_ragged and 'seqio_version' in info
+
+
+def _info(task, split):
   with tf.io.gfile.GFile(seqio.get_cached_info_path(task.cache_dir, split)) as file:
-    if any(None in feature['shape'][1:] for feature in json.load(file)['features'].values()):
-      return []
+    return json.load(file)
+
+
+def _array_record_files(task, split):
+  """The files of a split that can be read by number: none of them without the package."""
+  if not _is_readable(task, split) or not _can_read_array_records():
+    return []
   return tf.io.gfile.glob(array_record_prefix(task.cache_dir, split) + '-*')
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 from t5x_lite import errors
-from t5x_lite.data import sources
+from t5x_lite.data import damaged_records, sources, tables
 
 # Kind of a field that is the record's place in its split, from 0, where the record itself does not say.
 NUMBER = 'number'
@@ -116,7 +116,8 @@ def _examples(file, layout, split, first):
         }
         number += 1
     except errors.UserError as error:
-      raise errors.UserError(f'{file}, line {line}: {error}') from None
+      damaged_records.leave_out(f'{file}, line {line}', str(error))
+  damaged_records.check()
 
 
 def _expanded(record, expand):
@@ -149,7 +150,7 @@ def _value(example, name, kind, layout, number, split):
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
       raise errors.UserError(
-        f'field {found[0]!r} is {sources.shortened(value)}, but should be texts'
+        f'field {found[0]!r} is {errors.shortened(value)}, but should be texts'
       )
     return texts
   wanted = int if kind == NUMBER else kind
@@ -161,7 +162,7 @@ def _value(example, name, kind, layout, number, split):
   except (TypeError, ValueError):
     pass
   raise errors.UserError(
-    f'field {found[0]!r} is {sources.shortened(value)}, but should be {wanted.__name__}'
+    f'field {found[0]!r} is {errors.shortened(value)}, but should be {wanted.__name__}'
   )
 
 
@@ -173,7 +174,7 @@ def _class_id(value, name, labels):
   if not isinstance(value, bool) and str(value) in map(str, range(NO_LABEL, len(labels))):
     return int(value)
   raise errors.UserError(
-    f'{name!r} is {sources.shortened(value)}, which is none of the labels '
+    f'{name!r} is {errors.shortened(value)}, which is none of the labels '
     f'{", ".join(map(repr, labels))} or their numbers, 0 to {len(labels) - 1}'
   )
 
@@ -183,7 +184,7 @@ def _class_id(value, name, labels):
 
 def _json_records(file):
   """Objects of JSON lines; or of one document, which is an object or a list of them."""
-  lines = list(sources.text_lines(file))
+  lines = list(tables.text_lines(file))
   filled = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
   if not filled:
     raise errors.UserError(f'{file}, line 1: the file is empty')
@@ -196,24 +197,25 @@ def _json_records(file):
       value = json.loads(text.rstrip())
     except json.JSONDecodeError as error:
       place = f'{file}, line {number + error.lineno - 1}'
-      raise errors.UserError(f'{place}: not JSON: {error.msg} at column {error.colno}') from None
+      damaged_records.leave_out(place, f'not JSON: {error.msg} at column {error.colno}')
+      continue
     for record in value if isinstance(value, list) and len(filled) == 1 else [value]:
       if not isinstance(record, dict):
-        raise errors.UserError(
-          f'{file}, line {number}: a JSON object is needed, this is {sources.shortened(record)}'
-        )
+        what = f'a JSON object is needed, this is {errors.shortened(record)}'
+        damaged_records.leave_out(f'{file}, line {number}', what)
+        continue
       yield number, record
 
 
 def _table_records(file, layout):
   """Rows of a table as dicts of texts by column."""
   delimiter = ',' if file.removesuffix('.gz').endswith('.csv') else '\t'
-  lines = list(sources.text_lines(file))
+  lines = list(tables.text_lines(file))
   if not ''.join(lines).strip():
     raise errors.UserError(f'{file}, line 1: the file is empty')
   if delimiter == ',' and '\t' in lines[0]:
     delimiter = '\t'  # As that of the STS benchmark.
-  rows = sources.table_rows(
+  rows = tables.rows(
     lines, file, delimiter=delimiter, quoted=delimiter == ',' or _is_quoted(lines, delimiter)
   )
   line, first = next(rows)

@@ -12,13 +12,11 @@ line; since some lines are read inside tf.data, iterate within `readable_errors(
 """
 
 import contextlib
-import csv
 import functools
 import glob
-import gzip
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import seqio
@@ -26,6 +24,7 @@ import tensorflow as tf
 from absl import logging
 
 from t5x_lite import errors
+from t5x_lite.data import damaged_records, tables
 
 # One path or glob, or several.
 FilePatterns = str | Sequence[str]
@@ -33,8 +32,6 @@ FilePatterns = str | Sequence[str]
 Fields = Mapping[str, type] | Sequence[str]
 
 _DTYPES = {str: tf.string, int: tf.int64, float: tf.float32, bool: tf.bool}
-# Python's limit of 128 KiB a value is less than a long document.
-csv.field_size_limit(2**31 - 1)
 
 
 class TextLinesDataSource(seqio.FileDataSource):
@@ -199,7 +196,7 @@ class CsvDataSource(RowsDataSource):
       rows = [
         row
         for file in files
-        for row in _read_table(file, fields, columns=columns, delimiter=delimiter, quoted=quoted)
+        for row in tables.read(file, fields, columns=columns, delimiter=delimiter, quoted=quoted)
       ]
       if not rows:
         raise errors.UserError(f'no rows in {", ".join(files)}')
@@ -236,6 +233,7 @@ def readable_errors():
   """Turns what a data source said inside tf.data back into the UserError it was."""
   try:
     yield
+    damaged_records.check()
   except tf.errors.OpError as error:
     if message := message_in(error):
       raise errors.UserError(message) from None
@@ -247,6 +245,14 @@ def readable_errors():
 def in_graph(message: str) -> str:
   """Marks what an error inside tf.data says, so that `readable_errors` finds it in what TensorFlow says of it."""
   return f'⟪{message}⟫'
+
+
+def leave_out_in_graph(place: str, what) -> None:
+  """`damaged_records.leave_out` inside tf.data."""
+  try:
+    damaged_records.leave_out(place, str(what))
+  except errors.UserError as error:
+    raise errors.UserError(in_graph(str(error))) from None
 
 
 def message_in(error: Exception) -> str | None:
@@ -300,14 +306,20 @@ def _read_lines(file, *, fields, parse):
   lines = lines.filter(lambda number, line: tf.strings.strip(line) != '')
 
   def parse_in_graph(number, line):
-    values = tf.numpy_function(parse, [file, number, line], [_DTYPES[k] for k in fields.values()])
-    return {name: tf.ensure_shape(v, []) for name, v in zip(fields, values, strict=True)}
+    dtypes = [tf.bool, *(_DTYPES[kind] for kind in fields.values())]
+    is_whole, *values = tf.numpy_function(parse, [file, number, line], dtypes)
+    values = {name: tf.ensure_shape(v, []) for name, v in zip(fields, values, strict=True)}
+    return tf.ensure_shape(is_whole, []), values
 
-  return lines.map(parse_in_graph)
+  parsed = lines.map(parse_in_graph).filter(lambda is_whole, values: is_whole)
+  return parsed.map(lambda is_whole, values: values)
 
 
 def _parse_line(file, number, line, *, fields, convert):
-  """Values of `fields` in one line; for tf.numpy_function. Any mistake carries the place where it is."""
+  """Whether a line is left in, and its values of `fields`; for tf.numpy_function.
+
+  Any mistake carries the place where it is.
+  """
   try:
     try:
       text = line.decode('utf-8-sig' if number == 1 else 'utf-8')
@@ -317,11 +329,12 @@ def _parse_line(file, number, line, *, fields, convert):
     except json.JSONDecodeError as error:
       raise errors.UserError(f'not JSON: {error.msg} at column {error.colno}') from None
     if not isinstance(example, dict):
-      raise errors.UserError(f'a JSON object is needed, this is {shortened(example)}')
-    return [_json_value(example, name, kind) for name, kind in fields.items()]
+      raise errors.UserError(f'a JSON object is needed, this is {errors.shortened(example)}')
+    return [True, *(_json_value(example, name, kind) for name, kind in fields.items())]
   except errors.UserError as error:
-    where = f'{file.decode()}, line {number}: {error}'
-    raise errors.UserError(in_graph(where)) from None
+    leave_out_in_graph(f'{file.decode()}, line {number}', error)
+    nothing = {name: kind() for name, kind in fields.items()}
+    return [False, *(_json_value(nothing, name, kind) for name, kind in fields.items())]
 
 
 def _parallel_files(files, languages):
@@ -386,106 +399,9 @@ def _json_value(example, name, kind):
     raise errors.UserError(f'no field {name!r}; the line has {", ".join(map(repr, example))}')
   value = example[name]
   right = type(value) is kind or (kind is float and type(value) is int)
-  if not right or (kind is int and not _fits_int64(value)):
+  if not right or (kind is int and not tables.fits_int64(value)):
     raise errors.UserError(
-      f'field {name!r} is {shortened(value)}, but was declared as {kind.__name__}'
+      f'field {name!r} is {errors.shortened(value)}, but was declared as {kind.__name__}'
     )
   # As an object, since an array of bytes would lose trailing zeros.
   return np.array(value.encode() if kind is str else value, _DTYPES[kind].as_numpy_dtype)
-
-
-def _fits_int64(value):
-  return -(2**63) <= value < 2**63
-
-
-def shortened(value) -> str:
-  """Returns a value as JSON, to be named in an error; of a long one the beginning."""
-  text = json.dumps(value, ensure_ascii=False)
-  return text if len(text) <= 60 else text[:57] + '...'
-
-
-# --- Tables, read whole ---
-
-
-def table_rows(
-  lines: Iterable[str], file: str, *, delimiter: str, quoted: bool
-) -> Iterator[tuple[int, list[str]]]:
-  """Yields the rows of a table that are not empty, and the line on which each begins."""
-  reader = csv.reader(
-    lines,
-    delimiter=delimiter,
-    quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-    strict=True,
-  )
-  begins = 1
-  try:
-    for row in reader:
-      if row:
-        yield begins, row
-      begins = reader.line_num + 1
-  except csv.Error as error:
-    hint = '; if quotes are plain characters in this file, pass quoted=False' if quoted else ''
-    raise errors.UserError(f'{file}, line {begins}: {error}{hint}') from None
-
-
-def text_lines(file: str) -> Iterator[str]:
-  """Yields the lines of a file, gzipped or not, with their ends."""
-  with tf.io.gfile.GFile(file, 'rb') as raw:
-    data = raw.read()
-  try:
-    data = gzip.decompress(data) if file.endswith('.gz') else data
-  except (EOFError, OSError) as error:
-    raise errors.UserError(f'{file} is damaged or cut short: {error}') from None
-  for number, line in enumerate(data.splitlines(keepends=True), start=1):
-    try:
-      yield line.decode('utf-8-sig' if number == 1 else 'utf-8')
-    except UnicodeDecodeError as error:
-      raise errors.UserError(
-        f'{file}, line {number}: not UTF-8 at byte {error.start + 1} of the line'
-      ) from None
-
-
-def _read_table(file, fields, *, columns, delimiter, quoted):
-  """Rows of the wanted values; a mistake names the line on which its row begins."""
-  numbered_rows = table_rows(text_lines(file), file, delimiter=delimiter, quoted=quoted)
-  if columns is None:
-    _, columns = next(numbered_rows, (1, None))
-    if columns is None:
-      raise errors.UserError(
-        f'{file}, line 1: the file is empty, its first line should name the columns'
-      )
-  missing = [name for name in fields if name not in columns]
-  if missing:
-    raise errors.UserError(
-      f'{file}, line 1: no column {missing[0]!r}; the columns are {", ".join(map(repr, columns))}'
-    )
-  positions = [columns.index(name) for name in fields]
-  rows = []
-  for line, row in numbered_rows:
-    try:
-      if len(row) != len(columns):
-        raise errors.UserError(f'{len(row)} values for {len(columns)} columns')
-      rows.append(
-        [
-          _table_value(row[position], name, kind)
-          for position, (name, kind) in zip(positions, fields.items(), strict=True)
-        ]
-      )
-    except errors.UserError as error:
-      raise errors.UserError(f'{file}, line {line}: {error}') from None
-  return rows
-
-
-def _table_value(text, name, kind):
-  if kind is str:
-    return text
-  if kind is bool and text.lower() in ('true', 'false', '1', '0'):
-    return text.lower() in ('true', '1')
-  try:
-    if kind is float or (kind is int and _fits_int64(int(text))):
-      return kind(text)
-  except ValueError:
-    pass
-  raise errors.UserError(
-    f'column {name!r} is {shortened(text)}, but was declared as {kind.__name__}'
-  )

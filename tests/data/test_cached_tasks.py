@@ -1,5 +1,6 @@
 """Caches of tasks: what is written, and what training reads of it, in which order."""
 
+import contextlib
 import json
 import shutil
 
@@ -9,7 +10,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_lite import choices, errors
-from t5x_lite.data import batches, cached_tasks, objectives, sources
+from t5x_lite.data import batches, cached_tasks, objectives, sources, tfrecords
 
 caching = pytest.importorskip('t5x_lite.data.caching', reason="needs 't5x_lite[cache]'")
 
@@ -200,9 +201,43 @@ def test_a_position_stays_small():
     assert len(iterator.get_state()) < 50_000
 
 
+@pytest.mark.slow
+def test_resuming_reads_no_more_at_step_5000_than_at_step_10():
+  config = _config(batch_size=2)
+  iterator, states, following = batches.train_batches(config), {}, {}
+  for step in (10, 5000):
+    for _ in range(step - max(states, default=0) - 3 * len(states)):
+      next(iterator)
+    states[step] = iterator.get_state()
+    following[step] = _take(iterator, 3)
+  numbers = []
+  for step, state in states.items():
+    fresh = batches.train_batches(config)
+    with _counted_records(numbers):
+      fresh.set_state(state)
+      assert _same(_take(fresh, 3), following[step])
+    del fresh
+  # Some are read ahead; 10,000 were read until then.
+  assert len(numbers) < 2 * 2 * NUM_ROWS + 2 * cached_tasks._RECORDS_AT_ONCE
+  assert abs(len(states[5000]) - len(states[10])) < 20_000
+
+
+@contextlib.contextmanager
+def _counted_records(numbers):
+  read = cached_tasks.ArrayRecordDataSource._read
+
+  def count(self, rows):
+    numbers.extend(rows)
+    return read(self, rows)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(cached_tasks.ArrayRecordDataSource, '_read', count)
+    yield
+
+
 def test_rows_cut_from_one_example_are_still_parted_by_the_shuffle_buffer_of_the_task():
   buffers = {
-    name: cached_tasks.with_array_records(
+    name: cached_tasks.reading_caches(
       seqio.TaskRegistry.get(name), 'train', {'inputs': 48, 'targets': 16}
     ).shuffle_buffer_size
     for name in ('cached_rows', 'cached_spans')
@@ -259,7 +294,7 @@ def _replace_in_completed(cache_dir, **changes):
   return before
 
 
-def test_files_of_another_project_without_an_index_are_read_as_seqio_does(
+def test_files_of_another_project_without_an_index_are_read_in_the_order_of_seqio(
   cache_dir, tmp_path, monkeypatch
 ):
   theirs = tmp_path / 'cached_rows'
@@ -270,7 +305,15 @@ def test_files_of_another_project_without_an_index_are_read_as_seqio_does(
   task = seqio.TaskRegistry.get('cached_rows')
   monkeypatch.setattr(task, '_cache_dir', str(theirs))
   assert cached_tasks.describe(task, 'train') == ['cached_rows tfrecord']
-  assert cached_tasks.with_array_records(task, 'train', {}) is task
+  lengths = {'inputs': 48, 'targets': 16}
+  ours = cached_tasks.reading_caches(task, 'train', lengths)
+  assert isinstance(ours.source, tfrecords.TFRecordDataSource)
+  options = {'use_cached': True, 'shuffle': True, 'seed': 5}
+  first = ours.get_dataset(lengths, 'train', **options | {'use_cached': False})
+  second = task.get_dataset(lengths, 'train', **options)
+  assert first.element_spec == second.element_spec
+  for a, b in zip(first.as_numpy_iterator(), second.as_numpy_iterator(), strict=True):
+    np.testing.assert_equal(a, b)
   read = _take(batches.train_batches(_config(shuffle=False)), 29)
   assert sorted(_numbers(read)) == list(range(NUM_ROWS))
 
@@ -334,4 +377,4 @@ def test_a_cache_of_ragged_features_is_read_as_seqio_does(cache_dir, tmp_path, m
   (folder / 'info.train.json').write_text(json.dumps(info))
   task = seqio.TaskRegistry.get('cached_rows')
   monkeypatch.setattr(task, '_cache_dir', str(folder))
-  assert cached_tasks.with_array_records(task, 'train', {}) is task
+  assert cached_tasks.reading_caches(task, 'train', {}) is task
