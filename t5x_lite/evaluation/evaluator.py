@@ -233,7 +233,10 @@ class _TaskEvaluator:
     }
     future, _ = self._seqio_evaluator.evaluate(compute_metrics=True, step=step, model_fns=model_fns)
     if self._predictions_dir is not None:
-      self._write_predictions(predictions, scores, step)
+      try:
+        self._write_predictions(predictions, scores, step)
+      except OSError as error:  # A full disk is no reason to lose the metrics, or the run.
+        logging.warning('the predictions of %s cannot be written: %s', self._task.name, error)
     return _plain(future.result()[self._task.name])
 
   def _write_predictions(self, predictions, target_scores, step):

@@ -4,7 +4,7 @@ Nothing here knows where batches come from: they are dicts of numpy arrays, by s
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -47,7 +47,14 @@ class Inference:
     decode: function of an `options.Decoder`, which returns the jitted one of parameters and `Prompts`.
   """
 
-  def __init__(self, config, mesh, rules=sharding.RULES, max_decoders: int | None = None):
+  def __init__(
+    self,
+    config,
+    mesh,
+    rules=sharding.RULES,
+    max_decoders: int | None = None,
+    on_batch: Callable[[], None] = lambda: None,
+  ):
     """Prepares; compiles nothing yet.
 
     Args:
@@ -55,11 +62,13 @@ class Inference:
       mesh: `jax.sharding.Mesh` on which the parameters lie.
       rules: see `sharding.MeshConfig`.
       max_decoders: keeps the compiled programs of so many decoders, those last used; None for all.
+      on_batch: called whenever the devices have finished a batch.
     """
     config = config.for_inference()
     self.config = config
     self.mesh = mesh
     self.rules = rules
+    self._on_batch = on_batch
     model = architectures.create(config)
     # Replicated, so that each host can read all of the few numbers that come out.
     jit = functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
@@ -122,6 +131,7 @@ class Inference:
         result = function(params, self._on_devices(batch))
       if pending is not None:
         yield jax.device_get(pending)
+        self._on_batch()
       pending = result
     if pending is not None:
       yield jax.device_get(pending)

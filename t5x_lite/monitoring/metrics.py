@@ -9,13 +9,18 @@ MODEL_DIR/metrics/train.jsonl has one object a line:
 not known.
 """
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import time
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Mapping
 from typing import Any
+
+if typing.TYPE_CHECKING:
+  from t5x_lite.monitoring import tensorboard_events
 
 _RESERVED = ('step', 'time')
 
@@ -24,7 +29,9 @@ class MetricWriter:
   """Appends metrics to MODEL_DIR/metrics/SPLIT.jsonl and MODEL_DIR/tensorboard/SPLIT/.
 
   A line is written by one call of the operating system, so a line is there as soon as `write`
-  returns, and only the last one of a file can be half a line, after a crash of the machine.
+  returns, and only the last one of a file can be half a line, after a crash of the machine. Lines that
+  cannot be written, to a full disk, wait for one that can. A file that somebody has deleted with its
+  folder is written again, from its first line.
   """
 
   def __init__(
@@ -34,6 +41,7 @@ class MetricWriter:
     resume_step: int | None = None,
     active: bool = True,
     tensorboard: bool = True,
+    say: Callable[[str], None] | None = None,
   ):
     """Opens the files of a run.
 
@@ -44,19 +52,25 @@ class MetricWriter:
         evaluation and inference, leaves everything as it is.
       active: False makes a writer that writes nothing, for all hosts but the first.
       tensorboard: whether to write TensorBoard events too.
+      say: takes a line on what cannot be written; None raises it.
     """
     self._active = active
     self._tensorboard = tensorboard
     self._resume_step = resume_step
     self._model_dir = pathlib.Path(model_dir)
     self._folder = self._model_dir / 'metrics'
-    self._files: dict[str, Any] = {}
-    self._event_writers: dict[str, Any] = {}
+    self._say = say
+    self._files: dict[str, _Lines] = {}
+    self._events: dict[str, tensorboard_events.EventFile] = {}
+    self._told = False
     if active:
       self._folder.mkdir(parents=True, exist_ok=True)
       if resume_step is not None:
         for path in self._folder.glob('*.jsonl'):
-          drop_later_steps(path, resume_step)
+          if path.stem == 'train':
+            cut_later_steps(path, resume_step)
+          else:
+            drop_later_steps(path, resume_step)
 
   def write(self, split: str, step: int, metrics: Mapping[str, Any]):
     """Writes the metrics of one step.
@@ -74,24 +88,43 @@ class MetricWriter:
     values = {name: _plain(value) for name, value in metrics.items()}
     line = {'step': int(step), 'time': round(time.time(), 3)}
     line |= {name: _json_safe(value) for name, value in values.items()}
-    self._file(split).write((json.dumps(line, allow_nan=False) + '\n').encode())
-    if self._tensorboard:
-      events = self._events(split)
-      for name, value in values.items():
-        if isinstance(value, float) and math.isfinite(value):  # tensorboardX warns of others.
-          events.add_scalar(name, value, step)
+    with self._unless_full():
+      self._lines(split).write((json.dumps(line, allow_nan=False) + '\n').encode())
+      if self._tensorboard:
+        finite = {
+          name: x for name, x in values.items() if isinstance(x, float) and math.isfinite(x)
+        }
+        self._event_file(split).write(step, finite)
+      self._told = False
 
   def flush(self):
     """Hands the TensorBoard events to the operating system; the lines are there already."""
-    for events in self._event_writers.values():
-      events.flush()
+    for events in self._events.values():
+      with self._unless_full():
+        events.flush()
 
   def close(self):
     """Closes the files; a later `write` opens them again."""
-    for file in (*self._files.values(), *self._event_writers.values()):
-      file.close()
+    for file in (*self._files.values(), *self._events.values()):
+      with self._unless_full():
+        file.close()
     self._files.clear()
-    self._event_writers.clear()
+    self._events.clear()
+
+  @contextlib.contextmanager
+  def _unless_full(self):
+    """Tells of what cannot be written, once until something can."""
+    try:
+      yield
+    except OSError as error:
+      if self._say is None:
+        raise
+      if not self._told:
+        self._say(
+          f'metrics cannot be written to {self._folder} ({error}): see to its disk space; the run goes '
+          'on, and writes them when it can'
+        )
+      self._told = True
 
   def __enter__(self):
     return self
@@ -99,24 +132,60 @@ class MetricWriter:
   def __exit__(self, *unused):
     self.close()
 
-  def _file(self, split):
+  def _lines(self, split):
     if split not in self._files:
-      path = self._folder / f'{split}.jsonl'
-      # Unbuffered: one call of the operating system a line. Two programs may append at once.
-      self._files[split] = open(path, 'ab', buffering=0)
-      if not _ends_with_newline(path):
-        self._files[split].write(b'\n')
+      self._files[split] = _Lines(self._folder / f'{split}.jsonl')
     return self._files[split]
 
-  def _events(self, split):
-    if split not in self._event_writers:
-      import tensorboardX  # Late: it takes a while, and not every command writes metrics.
+  def _event_file(self, split):
+    if split not in self._events:
+      from t5x_lite.monitoring import tensorboard_events  # Late: it takes a while to import.
 
+      folder = self._model_dir / 'tensorboard' / split
       purge_step = None if self._resume_step is None else self._resume_step + 1
-      self._event_writers[split] = tensorboardX.SummaryWriter(
-        str(self._model_dir / 'tensorboard' / split), purge_step=purge_step
-      )
-    return self._event_writers[split]
+      self._events[split] = tensorboard_events.EventFile(folder, purge_step)
+    return self._events[split]
+
+
+class _Lines:
+  """A file to which whole lines are appended."""
+
+  def __init__(self, path):
+    self._path = path
+    self._file = None
+    self._waiting = b''  # What could not be written yet.
+
+  def write(self, line: bytes):
+    self._waiting += line
+    if self._file is not None and not self._is_there():
+      self._waiting = self._written() + self._waiting
+      self._file.close()
+      self._file = None
+    if self._file is None:
+      self._path.parent.mkdir(parents=True, exist_ok=True)
+      # Unbuffered: one call of the operating system a line. Two programs may append at once.
+      self._file = open(self._path, 'a+b', buffering=0)
+      if not _ends_with_newline(self._path):
+        self._waiting = b'\n' + self._waiting
+    while self._waiting:
+      self._waiting = self._waiting[self._file.write(self._waiting) :]
+
+  def close(self):
+    if self._waiting:
+      self.write(b'')
+    if self._file is not None:
+      self._file.close()
+
+  def _is_there(self):
+    try:
+      return os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path))
+    except FileNotFoundError:
+      return False
+
+  def _written(self):
+    """All of a file that has no name any more, or another one."""
+    self._file.seek(0)
+    return self._file.read()
 
 
 def read(path) -> list[dict[str, Any]]:
@@ -148,6 +217,46 @@ def drop_later_steps(path, last_step: int):
     file.flush()
     os.fsync(file.fileno())
   os.replace(new_path, path)
+
+
+def cut_later_steps(path, last_step: int):
+  """Does the same for a file whose steps ascend, however long it is, by cutting off its end."""
+  size = os.path.getsize(path)
+  for begin, line in _lines_backwards(path):
+    parsed = _parse(line) if line.endswith(b'\n') else None
+    if parsed and parsed['step'] <= last_step:
+      size = begin + len(line)
+      break
+    size = begin
+  os.truncate(path, size)
+
+
+def last_step(path) -> int | None:
+  """The step of the last whole line of a file; None if there is none, or no file."""
+  try:
+    parsed = (_parse(line) for _, line in _lines_backwards(path))
+    return next((line['step'] for line in parsed if line), None)
+  except OSError:
+    return None
+
+
+def _lines_backwards(path, block_bytes=65536):
+  """Yields the lines of a file from the last to the first, and where each begins."""
+  with open(path, 'rb') as file:
+    begin = file.seek(0, os.SEEK_END)
+    rest = b''
+    while begin:
+      block = min(block_bytes, begin)
+      begin -= block
+      file.seek(begin)
+      first, *lines = (file.read(block) + rest).splitlines(keepends=True)
+      place = begin + len(first) + sum(map(len, lines))
+      for line in reversed(lines):
+        place -= len(line)
+        yield place, line
+      rest = first
+    if rest:
+      yield 0, rest
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

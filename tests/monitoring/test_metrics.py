@@ -2,6 +2,8 @@
 
 import json
 import math
+import resource
+import shutil
 import time
 
 import jax.numpy as jnp
@@ -110,6 +112,58 @@ def test_a_file_with_nothing_to_drop_is_left_alone(tmp_path, train):
   before = train.stat().st_ino
   metrics.drop_later_steps(train, 20)
   assert train.stat().st_ino == before
+
+
+@pytest.mark.parametrize('last_step', [0, 7, 4999, 5000, 9000])
+def test_the_end_of_a_long_file_is_cut_off_without_reading_the_rest(tmp_path, last_step):
+  path = tmp_path / 'train.jsonl'
+  lines = [json.dumps({'step': step, 'loss': 'x' * (step % 90)}) + '\n' for step in range(1, 5001)]
+  path.write_text(''.join(lines) + '{"step": 5')
+  assert metrics.last_step(path) == 5000
+  metrics.cut_later_steps(path, last_step)
+  assert path.read_text() == ''.join(lines[:last_step])
+  assert metrics.last_step(path) == (min(last_step, 5000) or None)
+
+
+def test_a_file_that_is_not_there_has_no_last_step(tmp_path):
+  assert metrics.last_step(tmp_path / 'train.jsonl') is None
+
+
+def test_lines_that_a_full_disk_refuses_are_written_when_there_is_space(tmp_path, train):
+  said = []
+  no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+  with metrics.MetricWriter(tmp_path, say=said.append) as writer:
+    for step in range(5):
+      writer.write('train', step, {'loss': 1.0})
+    # In the middle of the next line.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (train.stat().st_size + 10, no_limit[1]))
+    try:
+      for step in range(5, 9):
+        writer.write('train', step, {'loss': 1.0})
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
+    assert len(said) == 1 and 'metrics cannot be written to' in said[0]
+    writer.write('train', 9, {'loss': 1.0})
+  assert [line['step'] for line in _lines(train)] == list(range(10))
+  assert len(said) == 1
+
+
+def test_without_anyone_to_tell_a_full_disk_is_an_error(tmp_path, train):
+  train.parent.mkdir()
+  train.symlink_to('/dev/full')
+  with pytest.raises(OSError, match='No space left'):
+    metrics.MetricWriter(tmp_path).write('train', 1, {'loss': 1.0})
+
+
+@pytest.mark.parametrize('remove', [shutil.rmtree, lambda path: path.rename(f'{path}.gone')])
+def test_a_file_that_vanished_is_written_again_from_its_first_line(tmp_path, remove):
+  run = tmp_path / 'run'
+  with metrics.MetricWriter(run) as writer:
+    writer.write('train', 1, {'loss': 1.0})
+    remove(run)
+    writer.write('train', 2, {'loss': 1.0})
+  assert [line['step'] for line in _lines(run / 'metrics' / 'train.jsonl')] == [1, 2]
+  assert len(list((run / 'tensorboard' / 'train').iterdir())) == 1
 
 
 def test_other_hosts_write_nothing(tmp_path):
