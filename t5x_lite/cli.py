@@ -5,7 +5,8 @@ TensorFlow, not gin. A module of `t5x_lite.commands` has
 
   HELP: one line for the list of commands.
   add_arguments(parser): its flags.
-  run(args): does it; what it returns, if anything, is the exit status.
+  run(args): does it; what it returns, if anything, is the exit status. `args.started` is the time
+    at which the command began, before all imports, in seconds since 1970.
 
 and, where gin configures it,
 
@@ -21,6 +22,7 @@ import pathlib
 import re
 import select
 import sys
+import time
 
 import t5x_lite
 from t5x_lite import choices, errors, gin_configs, modules
@@ -80,7 +82,9 @@ def main(argv=None):
 
 
 def _run(argv):
+  started = time.time()
   args, overrides = _parse_arguments(argv)
+  args.started = started
   set_environment(os.environ)
   if args.command not in _RUN_ON_SEVERAL_HOSTS:
     _configure(args, overrides)

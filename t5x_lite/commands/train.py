@@ -9,7 +9,9 @@ if typing.TYPE_CHECKING:
   from t5x_lite.evaluation.evaluator import EvaluationConfig
   from t5x_lite.losses import LossConfig
   from t5x_lite.models.config import T5Config
+  from t5x_lite.monitoring.report import ReportConfig
   from t5x_lite.sharding import MeshConfig
+  from t5x_lite.training.guard import GuardConfig
   from t5x_lite.training.loop import LoopConfig
 
 HELP = 'train or fine-tune a model, or resume a run that was stopped'
@@ -26,7 +28,9 @@ def run(args):
   """Trains as the parsed gin configuration says."""
   from t5x_lite import configuration, modules
 
-  return configuration.configured(train)(user_modules=modules.absolute(args.module))
+  return configuration.configured(train)(
+    user_modules=modules.absolute(args.module), started=args.started
+  )
 
 
 def train(
@@ -41,6 +45,8 @@ def train(
   mesh: 'MeshConfig',
   checkpoint_manager: Callable,
   evaluation: 'EvaluationConfig | None' = None,
+  guard: 'GuardConfig | None' = None,
+  report: 'ReportConfig | None' = None,
   seed: int = 0,
   num_microbatches: int = 1,
   clip_global_norm: float | None = None,
@@ -52,7 +58,9 @@ def train(
   objective_settings: Mapping[str, typing.Any] | None = None,
   mixing_maximum: int | None = None,
   mixing_temperature: float = 1.0,
+  skipped_records: int = 0,
   user_modules: Sequence[str] = (),
+  started: float | None = None,
 ):
   """Trains a model, from MODEL_DIR's latest checkpoint if there is one.
 
@@ -67,6 +75,8 @@ def train(
     mesh: the devices.
     checkpoint_manager: function of a folder that returns a `CheckpointManager`.
     evaluation: what is evaluated during training, or None.
+    guard: which updates are skipped; by default none.
+    report: what is watched.
     seed: of the parameters and of the dropout.
     num_microbatches: parts of a batch whose gradients are accumulated before the update.
     clip_global_norm: largest norm of the gradient, or None.
@@ -79,7 +89,9 @@ def train(
     objective_settings: its arguments by name.
     mixing_maximum: examples of a task that count at most in a mixture's proportional rates.
     mixing_temperature: what brings these rates nearer to each other, from 1 on.
+    skipped_records: damaged records of the data that may be left out; with one more the run stops.
     user_modules: the user's modules that register tasks, kept for evaluation and inference.
+    started: when the program began, in seconds since 1970; None for now.
 
   Returns:
     The exit status.
@@ -94,14 +106,16 @@ def train(
   from t5x_lite.checkpoints import bases, origins
   from t5x_lite.checkpoints import warm_start as warm_starts
   from t5x_lite.data import batches as data_batches
-  from t5x_lite.data import model_vocabulary
+  from t5x_lite.data import damaged_records, model_vocabulary
   from t5x_lite.data import vocabulary as data_vocabulary
   from t5x_lite.evaluation import evaluator, inference
   from t5x_lite.hosts import job, streams
   from t5x_lite.models import adapters, architectures
-  from t5x_lite.monitoring import flops, metrics, progress, throughput
+  from t5x_lite.monitoring import progress, throughput
+  from t5x_lite.monitoring import report as reports
+  from t5x_lite.training import guard as update_guard
   from t5x_lite.training import loop as training_loop
-  from t5x_lite.training import prefetch, schedules
+  from t5x_lite.training import prefetch, run_folder, schedules
   from t5x_lite.training import state as training_state
   from t5x_lite.training import step as training_step
 
@@ -117,12 +131,15 @@ def train(
     )
   adapters.check_packing(model.adapter, dataset.pack)
   warm_start = warm_start or warm_starts.WarmStart()
+  guard = guard or update_guard.GuardConfig()
   choices.choose(
     objective=objective,
     objective_settings=dict(objective_settings or {}),
     mixing_maximum=mixing_maximum,
     mixing_temperature=mixing_temperature,
+    skipped_records=skipped_records,
   )
+  damaged_records.begin()
   model_vocabulary.choose_from(model_dir, warm_start.path)
   vocabulary = data_batches.output_features(dataset.mixture_or_task_name)['targets'].vocabulary
   data_vocabulary.check_fits(vocabulary, model.vocab_size)
@@ -138,8 +155,12 @@ def train(
     'trainable_parameters': trainable_parameters,
     'checkpoint_parameters': checkpoint_parameters,
   }
+  is_writer = jax.process_index() == 0
+  folder = run_folder.RunFolder(model_dir, is_writer=is_writer)
+  folder.lock()
   checkpoints = checkpoint_manager(model_dir / 'checkpoints')
-  resumed_step = job.agreed(checkpoints.latest_step())
+  resumed_step, said = checkpoints.set_damaged_aside()
+  resumed_step = job.agreed(resumed_step)
   share = streams.share(
     sharding.rows_of_hosts(device_mesh, dataset.batch_size),
     jax.process_index(),
@@ -189,9 +210,10 @@ def train(
   module = architectures.create(model)
   schedule = schedules.of(learning_rate)
   transformation = optimizer(schedule)
+  folder.make()
   batch_sharding = sharding.batch_sharding(device_mesh)
-  is_writer = jax.process_index() == 0
   with (
+    folder,
     sharding.activate(device_mesh, mesh.rules),
     checkpoints,
     prefetch.Prefetcher(
@@ -209,52 +231,32 @@ def train(
       trainable_parameters,
       mesh.shard_optimizer_state,
     )
+    abstract_guard = update_guard.abstract(guard, sharding.replicated(device_mesh))
+    guard_state = None
     keeps_all = checkpoint_parameters == 'all'
     if resumed_step is not None:
       state = origin.restore_state(abstract)
       metadata['base'] = origin.metadata.get('base')
+      guard_state = checkpoints.restore_guard(resumed_step, abstract_guard)
       device_batches.set_state(checkpoints.batches_state(resumed_step, share.names))
-      display.message(f'resuming {model_dir} at step {resumed_step}')
+      said = [*said, f'resuming {model_dir} at step {resumed_step}']
     else:
       if not keeps_all:
         metadata['base'] = bases.describe(origin, warm_start, abstract.split_params()[1])
       state, said = warm_starts.begin(warm_start, origin, module, transformation, abstract, seed)
-      for line in said:
-        display.message(line)
+    state = state.replace(guard=guard_state or update_guard.create(abstract_guard))
+    for line in [*said, sharding.summary(state)]:
+      display.message(line)
 
     # What the run leaves behind besides its checkpoints.
     files = remote.Mirror(model_dir)
-    if is_writer:
-      files.folder.mkdir(parents=True, exist_ok=True)
-      (files.folder / 'config.gin').write_text(metadata['gin'])
-      (files.folder / 'sharding.txt').write_text(sharding.report(state) + '\n')
-      data_vocabulary.save(vocabulary, files.folder / 'vocabulary')
-    display.message(sharding.summary(state))
-    evaluate = None
-    if evaluation is not None and loop.eval_period is not None:
-      task_evaluator = evaluator.Evaluator(
-        evaluation,
-        inference.Inference(model, device_mesh, mesh.rules),
-        predictions_dir=files.folder / 'predictions',
-        is_writer=is_writer,
-      )
-
-      def evaluate(state, step):
-        return evaluator.flatten(task_evaluator.evaluate(state.params, step))
-
-    peak = flops.peak_flops(jax.devices()[0].device_kind, model.dtype)
-    speed = throughput.Throughput(
-      flops_per_step=flops.train_step_flops(
-        model,
-        dataset.batch_size,
-        inputs_length,
-        targets_length,
-        sharding.trainable_share(abstract),
-      ),
-      total_peak_flops=peak and peak * jax.device_count(),
+    folder.write(
+      files.folder,
+      {'config.gin': metadata['gin'], 'sharding.txt': sharding.report(state) + '\n'},
+      lambda folder: data_vocabulary.save(vocabulary, folder / 'vocabulary'),
     )
     train_step = training_step.jit_train_step(
-      abstract,
+      abstract.replace(guard=abstract_guard),
       batch_sharding,
       model=module,
       optimizer=transformation,
@@ -264,21 +266,50 @@ def train(
       num_microbatches=num_microbatches,
       shard_optimizer_state=mesh.shard_optimizer_state,
       clip_global_norm=clip_global_norm,
+      guard=guard,
     )
-    with metrics.MetricWriter(
-      files.folder, resume_step=resumed_step or 0, active=is_writer
-    ) as writer:
+    with reports.open_report(
+      report or reports.ReportConfig(),
+      files.folder,
+      display,
+      throughput.of_training(
+        model,
+        dataset.batch_size,
+        (inputs_length, targets_length),
+        trained_share=sharding.trainable_share(abstract),
+      ),
+      resumed_step=resumed_step,
+      first_step=first_step,
+      started=started,
+      is_writer=is_writer,
+      keep=files.push,
+    ) as told:
+      evaluate = None
+      if evaluation is not None and loop.eval_period is not None:
+        task_evaluator = evaluator.Evaluator(
+          evaluation,
+          inference.Inference(model, device_mesh, mesh.rules, on_batch=told.watchdog.beat),
+          predictions_dir=files.folder / 'predictions',
+          is_writer=is_writer,
+        )
+
+        def evaluate(state, step):
+          return evaluator.flatten(task_evaluator.evaluate(state.params, step))
+
       state, reason = training_loop.train(
         state,
         train_step,
         device_batches,
         loop,
+        guard=guard,
+        folder=folder,
         checkpoints=checkpoints,
         metadata=metadata,
         evaluate=evaluate,
-        report=training_loop.Report(writer, display, speed, files.push),
+        report=told,
         keep=None if keeps_all else training_state.without_frozen,
       )
+      told.ended(finished=reason != 'terminated')
     files.push()
     display.message(f'{reason} at step {int(state.step)}; the run is in {model_dir}')
   if reason == 'terminated' and jax.process_count() > 1:

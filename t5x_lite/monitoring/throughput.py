@@ -4,6 +4,8 @@ import contextlib
 import time
 from collections.abc import Callable
 
+import jax
+
 from t5x_lite.monitoring import flops
 
 
@@ -78,3 +80,12 @@ class Throughput:
         self._flops_per_step, report['steps_per_second'], self._total_peak_flops
       )
     return report
+
+
+def of_training(config, batch_size: int, lengths: tuple[int, int], trained_share: float):
+  """Returns a `Throughput` of training steps on all devices; see `flops.train_step_flops`."""
+  peak = flops.peak_flops(jax.devices()[0].device_kind, config.dtype)
+  return Throughput(
+    flops_per_step=flops.train_step_flops(config, batch_size, *lengths, trained_share),
+    total_peak_flops=peak and peak * jax.device_count(),
+  )

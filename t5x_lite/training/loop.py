@@ -8,13 +8,13 @@ state is never kept. Evaluation comes before saving, so that a checkpoint knows 
 
 import contextlib
 import dataclasses
-import math
 import signal
 
 import jax
 from jax.experimental import multihost_utils
 
 from t5x_lite import errors
+from t5x_lite.training import guard as update_guard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,18 @@ class _Best:
 
 
 def train(
-  state, train_step, batches, config, *, checkpoints, metadata, evaluate, report, keep=None
+  state,
+  train_step,
+  batches,
+  config,
+  *,
+  guard,
+  folder,
+  checkpoints,
+  metadata,
+  evaluate,
+  report,
+  keep=None,
 ):
   """Runs the loop until it is done, told to stop, or broken.
 
@@ -93,18 +104,21 @@ def train(
     train_step: function (state, batch) -> (state, metrics on the device).
     batches: iterator of batches on the devices, with `get_state`, see `prefetch`.
     config: `LoopConfig`.
+    guard: `guard.GuardConfig`.
+    folder: `run_folder.RunFolder`.
     checkpoints: `checkpoints.manager.CheckpointManager`.
     metadata: JSON-able dict kept in every checkpoint. Of the checkpoint that was resumed it
       holds 'early_stopping'.
     evaluate: function (state, step) -> dict of floats, or None.
-    report: a `Report`.
+    report: a `monitoring.report.Report`.
     keep: function of the state that returns what of it a checkpoint holds; None for all of it.
 
   Returns:
     (state, reason it ended): 'done', 'stopped early' or 'terminated'.
 
   Raises:
-    UserError: if the loss or the gradient is not finite.
+    UserError: the loss or the gradient is not finite, more often in a row than `guard` allows; or
+      the last checkpoint could not be written.
   """
   first_step = step = int(state.step)
   best = _Best(**metadata.get('early_stopping') or {})
@@ -117,19 +131,21 @@ def train(
       save_due = _due(step, config.checkpoint_period, last) and step > first_step
 
       if pending and (eval_due or save_due or last):
-        _read(pending, report, checkpoints)
+        _read(pending, guard, report, checkpoints)
         pending = None
 
       metrics = None
       if eval_due and evaluate is not None and not terminated:
-        with report.paused():
+        with report.during('eval'):
           metrics = evaluate(state, step)
         report.evaluated(step, metrics)
         if config.early_stopping:
           best.update(config.early_stopping, metrics, step)
           last = last or best.evaluations_since >= config.early_stopping.patience
       if save_due or (last and step > first_step):
-        with report.paused():
+        with report.during('checkpoint'):
+          for said in folder.make_again():
+            report.message(said)
           report.keep()  # Before the checkpoint, from which these steps are not done again.
           checkpoints.save(
             step,
@@ -141,13 +157,20 @@ def train(
       if last:
         break
 
-      batch = next(batches)
-      state, device_metrics = train_step(state, batch)
+      with report.during('data_wait') as wait:
+        batch = next(batches)
+        if pending and not _is_done(pending):
+          wait.part = 'step'  # The devices did not wait.
+      with report.starting(step + 1, compiles=step == first_step):
+        state, device_metrics = train_step(state, batch)
       step += 1
       if pending:
-        _read(pending, report, checkpoints)
+        _read(pending, guard, report, checkpoints)
       pending = (step, device_metrics)
-    checkpoints.wait()
+      for failure in checkpoints.failures():
+        report.message(f'{failure}; the run goes on, and the next save is tried as usual')
+    with report.during('checkpoint'):
+      checkpoints.wait()
   if terminated:
     return state, 'terminated'
   return state, 'done' if step >= config.train_steps else 'stopped early'
@@ -157,20 +180,28 @@ def _due(step, period, last):
   return period is not None and (last or step % period == 0)
 
 
-def _read(pending, report, checkpoints):
+def _is_done(pending):
+  _, metrics = pending
+  return metrics['loss'].is_ready()
+
+
+def _read(pending, guard, report, checkpoints):
   """Waits for the metrics of one step, checks and reports them."""
   step, metrics = pending
   metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
   report.stepped(step, metrics)
-  for name in ('loss', 'gradient_norm'):
-    if not math.isfinite(metrics[name]):
+  wrong, too_often = update_guard.judge(guard, step, metrics)
+  if too_often:
+    with contextlib.suppress(errors.UserError):  # That a save failed is not what stops the run.
       checkpoints.wait()
-      good = checkpoints.latest_step()
-      kept = 'there is no checkpoint yet' if good is None else f'the last good checkpoint is {good}'
-      raise errors.UserError(
-        f'{name} is {metrics[name]} at step {step}; {kept}. Try a lower LEARNING_RATE, '
-        'a longer warm-up, train.clip_global_norm=1.0, or DTYPE=float32'
-      )
+    good = checkpoints.latest_step()
+    kept = 'there is no checkpoint yet' if good is None else f'the last good checkpoint is {good}'
+    raise errors.UserError(
+      f'{wrong}; {kept}. Try a lower LEARNING_RATE, a longer warm-up, train.clip_global_norm=1.0, '
+      'DTYPE=float32, or a larger SKIPPED_UPDATES'
+    )
+  if wrong:
+    report.message(wrong)
 
 
 @contextlib.contextmanager
@@ -193,50 +224,3 @@ def _termination():
     yield lambda step: bool(requests)
   finally:
     signal.signal(signal.SIGTERM, previous)
-
-
-class Report:
-  """Where a step's metrics go: files, the progress display, and throughput.
-
-  Args:
-    writer: `monitoring.metrics.MetricWriter`.
-    progress: `monitoring.progress.Progress`.
-    throughput: `monitoring.throughput.Throughput`.
-    keep: function that makes what has been written last, see `remote.Mirror`.
-  """
-
-  def __init__(self, writer, progress, throughput, keep=lambda: None):
-    self._writer = writer
-    self._progress = progress
-    self._throughput = throughput
-    self._keep = keep
-    self._is_first = True
-
-  def stepped(self, step, metrics):
-    """Takes one step's metrics, after the step has finished."""
-    self._throughput.count(target_tokens=metrics['target_tokens'], tokens=metrics['tokens'])
-    rates = self._throughput.report()
-    if not self._is_first:  # The first step was mostly compilation.
-      metrics = metrics | rates
-    self._is_first = False
-    self._writer.write('train', step, metrics)
-    self._progress.update(step, metrics)
-
-  def evaluated(self, step, metrics):
-    """Takes one evaluation's metrics."""
-    self._writer.write('eval', step, metrics)
-    lines = {}  # Of each task.
-    for name, value in sorted(metrics.items()):
-      task, _, metric = name.rpartition('/')
-      lines.setdefault(task, []).append(f'{metric} {value:.4g}')
-    for task, values in lines.items():
-      self._progress.message(f'step {step} evaluation of {task}: {"  ".join(values)}')
-
-  def keep(self):
-    """Makes what was reported so far last."""
-    self._writer.flush()
-    self._keep()
-
-  def paused(self):
-    """Keeps the time spent inside out of the throughput."""
-    return self._throughput.paused()

@@ -2,66 +2,11 @@
 
 import json
 import shutil
-import signal
-import time
 
 import byte_runs
 import pytest
 
 SHORT = ('--gin.TRAIN_STEPS=4', '--gin.EVAL_PERIOD=None')
-
-
-def wait_for_step(process, model_dir, step):
-  metrics = model_dir / 'metrics' / 'train.jsonl'
-  while not (metrics.exists() and f'"step": {step},' in metrics.read_text()):
-    assert process.poll() is None, process.communicate()[1]
-    time.sleep(0.01)
-
-
-@pytest.mark.slow
-def test_a_killed_run_repeats_the_losses_of_one_that_was_never_killed(command, tmp_path):
-  arguments = (
-    'train',
-    *byte_runs.PRETRAIN,
-    '--gin.TRAIN_STEPS=40',
-    '--gin.CHECKPOINT_PERIOD=10',
-    '--gin.EVAL_PERIOD=None',
-    '--gin.DROPOUT_RATE=0.1',
-  )
-  undisturbed = command(*arguments, f'--gin.MODEL_DIR={tmp_path / "undisturbed"}', shared=True)
-  _, printed = undisturbed.communicate()
-  assert undisturbed.returncode == 0, printed
-  expected = byte_runs.losses(tmp_path / 'undisturbed')
-  assert sorted(expected) == list(range(1, 41))
-
-  run = tmp_path / 'killed'
-  first = command(*arguments, f'--gin.MODEL_DIR={run}')
-  wait_for_step(first, run, 13)
-  first.send_signal(signal.SIGKILL)
-  first.wait()
-
-  # In the middle of a save, or as near to it as a signal gets.
-  second = command(*arguments, f'--gin.MODEL_DIR={run}')
-  saved = {path.name for path in (run / 'checkpoints').iterdir()}
-  while {path.name for path in (run / 'checkpoints').iterdir()} <= saved:
-    assert second.poll() is None, second.communicate()[1]
-    time.sleep(0.001)
-  second.send_signal(signal.SIGKILL)
-  second.wait()
-
-  third = command(*arguments, f'--gin.MODEL_DIR={run}')
-  wait_for_step(third, run, 33)
-  third.send_signal(signal.SIGTERM)
-  _, printed = third.communicate()
-  assert third.returncode == 0, printed
-  stopped_at = max(byte_runs.losses(run))
-  assert f'terminated at step {stopped_at}' in printed
-
-  fourth = command(*arguments, f'--gin.MODEL_DIR={run}', shared=True)
-  _, printed = fourth.communicate()
-  assert fourth.returncode == 0, printed
-  assert stopped_at == 40 or f'resuming {run} at step {stopped_at}' in printed
-  assert byte_runs.losses(run) == expected
 
 
 @pytest.mark.slow
@@ -167,6 +112,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_nothing_of_it(main, t
     (['--gin.NUM_MICROBATCHES=0'], 'NUM_MICROBATCHES=0 must be at least 1'),
     (['--gin.LEARNING_RATE=@schedules.constant'], 'LEARNING_RATE=@schedules.constant()'),
     (['--gin.TRAIN_STEPS=0'], 'TRAIN_STEPS=0 must be at least 1'),
+    (['--gin.SKIPPED_RECORDS=-1'], 'SKIPPED_RECORDS=-1 must be at least 0'),
+    (['--gin.SPIKE_FACTOR=3.0'], 'SPIKE_FACTOR=3.0 is to skip updates, but SKIPPED_UPDATES=0'),
+    (['--gin.PROFILE_STEPS=(5, 2)'], 'PROFILE_STEPS=(5, 2) must be None or (first, last)'),
+    (['--gin.STALL_SECONDS=0'], 'STALL_SECONDS=0 must be positive'),
     (['--gin.REMAT_POLICY=half'], "remat_policy holds 'half'"),
   ],
 )

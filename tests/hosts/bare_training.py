@@ -13,6 +13,7 @@ import time
 import numpy as np
 import optax
 import tiny
+from etils import epath
 
 from t5x_lite import cli, losses, sharding
 from t5x_lite.checkpoints import manager
@@ -20,8 +21,8 @@ from t5x_lite.commands import train
 from t5x_lite.evaluation import inference
 from t5x_lite.hosts import job, streams
 from t5x_lite.models import architectures
-from t5x_lite.monitoring import metrics, progress, throughput
-from t5x_lite.training import loop, prefetch
+from t5x_lite.monitoring import progress, report, throughput
+from t5x_lite.training import guard, loop, prefetch, run_folder
 from t5x_lite.training import state as training_state
 from t5x_lite.training import step as training_step
 
@@ -66,8 +67,11 @@ def run(args):
   mesh = sharding.make_mesh(mesh_config)
   is_writer = jax.process_index() == 0
   optimizer = optax.adam(1e-2)
+  folder = run_folder.RunFolder(epath.Path(args.model_dir), is_writer=is_writer)
+  folder.make()
   checkpoints = manager.CheckpointManager(f'{args.model_dir}/checkpoints', keep_last=None)
-  resumed_step = job.agreed(checkpoints.latest_step())
+  resumed_step, _ = checkpoints.set_damaged_aside()
+  resumed_step = job.agreed(resumed_step)
   saved = () if resumed_step is None else checkpoints.streams(resumed_step)
   rows = sharding.rows_of_hosts(mesh, BATCH_SIZE)
   share = streams.share(rows, jax.process_index(), BATCH_SIZE, saved)
@@ -77,13 +81,24 @@ def run(args):
     return sharding.put_rows(batch, share.rows, mesh, BATCH_SIZE)
 
   with (
+    folder,
     sharding.activate(mesh, mesh_config.rules),
     checkpoints,
     prefetch.Prefetcher(
       streams.HostBatches(share, Tokens), put, depth=1, snapshot_period=args.checkpoint_period
     ) as batches,
     progress.Progress(args.steps, resumed_step or 0, active=is_writer) as display,
-    metrics.MetricWriter(args.model_dir, resume_step=resumed_step or 0, active=is_writer) as writer,
+    report.open_report(
+      report.ReportConfig(),
+      args.model_dir,
+      display,
+      throughput.Throughput(),
+      resumed_step=resumed_step,
+      first_step=resumed_step or 0,
+      started=None,
+      is_writer=is_writer,
+      keep=lambda: None,
+    ) as told,
   ):
     abstract = training_state.abstract_state(module, optimizer, mesh, mesh_config.rules)
     if resumed_step is None:
@@ -110,10 +125,12 @@ def run(args):
         eval_period=args.checkpoint_period,
         checkpoint_period=args.checkpoint_period,
       ),
+      guard=guard.GuardConfig(),
+      folder=folder,
       checkpoints=checkpoints,
       metadata={},
       evaluate=lambda state, step: asked.loss(state.params, [EVALUATED]),
-      report=loop.Report(writer, display, throughput.Throughput()),
+      report=told,
     )
     display.message(f'{reason} at step {int(state.step)}')
   return 75 if reason == 'terminated' else 0
