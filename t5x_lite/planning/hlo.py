@@ -96,6 +96,9 @@ class Program:
       elif current is not None and (named := _NAMED.match(line)):
         instruction = _instruction(named, line[named.end() :])
         current[instruction.name] = instruction
+        for operand in instruction.operands:
+          if '#' in operand:
+            current.setdefault(operand, _element(current, operand))
 
   def called(self, instruction: Instruction) -> list[str]:
     """Returns the names of the computations that an instruction calls, but for conditions of loops."""
@@ -233,10 +236,17 @@ def _instruction(named, text):
     name=named[2],
     kind=kind,
     arrays=tuple(_arrays(text[:end])),
-    operands=tuple(re.findall(r'%([\w.\-]+)', inside)),
+    operands=tuple(re.findall(r'%([\w.\-]+(?:#\d+)?)', inside)),
     rest=inside if kind in ('constant', 'parameter') else rest,
     is_root=bool(named[1]),
   )
+
+
+def _element(computation, name):
+  """The element of a tuple that newer compilers call 'name#3', as the instruction that takes it."""
+  whole, _, place = name.partition('#')
+  array = computation[whole].arrays[int(place)]
+  return Instruction(name, 'get-tuple-element', (array,), (whole,), f'index={place}')
 
 
 def _end(text, start):

@@ -1,5 +1,7 @@
 """What is read from compiled programs, against what they were written to do."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -152,8 +154,13 @@ ENTRY %main (x.1: f32[8,8]) -> f32[8,8] {
 """
 
 
-def test_loops_that_count_by_twos_run_half_as_often():
-  assert work.flops(hlo.Program(UNROLLED)) == 4 * 2 * 2 * 8**3
+@pytest.mark.parametrize('is_newer', [False, True])
+def test_loops_that_count_by_twos_run_half_as_often(is_newer):
+  text = UNROLLED
+  if is_newer:  # Compilers name the elements of a tuple where they are used.
+    text = re.sub(r'  %\w[\w.]* = \S+ get-tuple-element.*\n', '', text)
+    text = re.sub(r'%x([,)])', r'%p.1#0\1', text).replace('%i.1', '%p.1#1').replace('%i,', '%p#1,')
+  assert work.flops(hlo.Program(text)) == 4 * 2 * 2 * 8**3
 
 
 def test_the_largest_buffers_say_what_they_are_of():
