@@ -140,7 +140,7 @@ def _begin(step):
 def run(
   step: programs.TrainStep, begun: Beginning, limit: int, exact: bool = False
 ) -> Iterator[Tried]:
-  """Tries candidates: all policies on the first mesh, the best on others, all on the best of these, then what did not fit.
+  """Tries candidates: policies on the first mesh, the best on others, all on the best of these, then what did not fit.
 
   Args:
     step: what is varied.
@@ -166,16 +166,20 @@ def fastest(tried: Sequence[Tried]) -> list[Tried]:
 
 
 def _next(tried, shapes):
-  """The next candidates: some meshes, then all policies on the best of these, then other meshes."""
+  """The next candidates: some meshes, then all policies on the fastest and on the smallest, then other meshes."""
   done = {each.candidate for each in tried}
   fitting = fastest(tried)
   if fitting:
-    best = fitting[0].candidate
-    others = [dataclasses.replace(best, remat_policy=policy) for policy in POLICIES]
-    others = [each for each in others if each not in done]
+    best, smallest = fitting[0], min(fitting, key=lambda each: each.memory.peak)
+    others = [
+      dataclasses.replace(each.candidate, remat_policy=policy)
+      for each in (best, smallest)
+      for policy in POLICIES
+    ]
+    others = [each for each in dict.fromkeys(others) if each not in done]
     few = len({each.candidate.ici for each in tried}) < _MESHES_BEFORE_POLICIES
     if shapes and (few or not others):
-      return [dataclasses.replace(best, ici=shapes.pop(0))]
+      return [dataclasses.replace(best.candidate, ici=shapes.pop(0))]
     if others:
       return others
   by_peak = sorted(tried, key=lambda each: each.memory.peak)
@@ -184,7 +188,7 @@ def _next(tried, shapes):
   if shapes and least.memory.peak < 2 * least.state_bytes:
     return [Candidate(shapes.pop(0), least.candidate.remat_policy)]
   for each in by_peak:
-    if each.roofline is None and (not fitting or each.candidate.ici == best.ici):
+    if each.roofline is None and (not fitting or each.candidate.ici == best.candidate.ici):
       divided = _divided(each)
       if divided is not None and divided not in done:
         return [divided]
