@@ -23,6 +23,7 @@ import re
 import select
 import sys
 import time
+import traceback
 
 import t5x_lite
 from t5x_lite import choices, errors, gin_configs, modules
@@ -73,6 +74,8 @@ def main(argv=None):
   except (errors.UserError, errors.HostError) as error:
     message = ' '.join(str(error).split('\n'))
     print('t5x-lite: error:', message, file=sys.stderr)
+    # Locks that it came out of are let go of now, where the process is not about to end.
+    traceback.clear_frames(error.__traceback__)
     return job.abandon(error.status, message)
   except KeyboardInterrupt:
     print('t5x-lite: interrupted', file=sys.stderr)

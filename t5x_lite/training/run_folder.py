@@ -1,5 +1,6 @@
 """The folder of a run, MODEL_DIR: it belongs to one run at a time, and is made again if it vanishes."""
 
+import contextlib
 import fcntl
 import logging
 import os
@@ -34,6 +35,7 @@ class RunFolder:
     self._lock = None  # A file descriptor, and what closes it.
     self._close_lock = None
     self._fill = None
+    self._is_new = False
 
   def lock(self):
     """Takes the lock if there is such a folder.
@@ -51,6 +53,7 @@ class RunFolder:
     """Makes the folder and takes the lock; raises as `lock` does."""
     if not self._is_held:
       return
+    self._is_new = not self.path.exists()
     try:
       self.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -108,10 +111,15 @@ class RunFolder:
     return said
 
   def close(self):
-    """Lets go of the lock."""
-    if self._lock is not None:
-      self._close_lock()
-      self._lock = None
+    """Lets go of the lock, and of a new folder that nothing was written into."""
+    if self._lock is None:
+      return
+    if self._is_new and self._fill is None:
+      with contextlib.suppress(OSError):
+        self._lock_path.unlink()
+        self.path.rmdir()
+    self._close_lock()
+    self._lock = None
 
   def __enter__(self):
     return self
