@@ -27,11 +27,12 @@ def command(commands):
 def main(review_files, capsys):
   """Function that runs `t5x-lite` in this process, on its 8 devices: (status, stdout, stderr)."""
   del review_files
-  from t5x_lite import cli
+  from t5x_lite import choices, cli
 
   def run(*arguments):
     status = cli.main([str(argument) for argument in arguments])
     printed = capsys.readouterr()
     return status, printed.out, printed.err
 
-  return run
+  yield run
+  choices.begin()  # What a command has chosen is not for the tests after it.
