@@ -12,6 +12,9 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The README's own test of these is that they are how tests are run and installed.
 ELSEWHERE = ('bash launch/', 'pip install')
 
+# Planning for TPUs copies its process, which may not have used jax before: one of its own, by another environment.
+ALONE = 'export XLA_FLAGS="$XLA_FLAGS "'
+
 
 def blocks(page, language):
   """Returns the code blocks of a page in one language."""

@@ -4,13 +4,10 @@ import importlib.util
 import re
 
 import pytest
-from pages import blocks, scripts
+from pages import ALONE, blocks, scripts
 
 PAGE = 'docs/scaling.md'
 
-
-# Planning for TPUs copies its process, which may not have used jax before: one of its own, by another environment.
-ALONE = 'export XLA_FLAGS="$XLA_FLAGS "'
 
 pytestmark = [
   pytest.mark.slow,
