@@ -116,8 +116,9 @@ class RunFolder:
       return
     if self._is_new and self._fill is None:
       with contextlib.suppress(OSError):
-        self._lock_path.unlink()
-        self.path.rmdir()
+        if os.listdir(self.path) == [self._lock_path.name]:
+          self._lock_path.unlink()
+          os.rmdir(self.path)
     self._close_lock()
     self._lock = None
 
