@@ -23,6 +23,7 @@ if typing.TYPE_CHECKING:
   from t5x_lite.monitoring import tensorboard_events
 
 _RESERVED = ('step', 'time')
+_SECONDS_BETWEEN_WARNINGS = 600
 
 
 class MetricWriter:
@@ -52,7 +53,7 @@ class MetricWriter:
         evaluation and inference, leaves everything as it is.
       active: False makes a writer that writes nothing, for all hosts but the first.
       tensorboard: whether to write TensorBoard events too.
-      say: takes a line on what cannot be written; None raises it.
+      say: takes a line on what cannot be written, every ten minutes at most; None raises it.
     """
     self._active = active
     self._tensorboard = tensorboard
@@ -62,7 +63,7 @@ class MetricWriter:
     self._say = say
     self._files: dict[str, _Lines] = {}
     self._events: dict[str, tensorboard_events.EventFile] = {}
-    self._told = False
+    self._told_at = -math.inf
     if active:
       self._folder.mkdir(parents=True, exist_ok=True)
       if resume_step is not None:
@@ -95,7 +96,6 @@ class MetricWriter:
           name: x for name, x in values.items() if isinstance(x, float) and math.isfinite(x)
         }
         self._event_file(split).write(step, finite)
-      self._told = False
 
   def flush(self):
     """Hands the TensorBoard events to the operating system; the lines are there already."""
@@ -113,18 +113,18 @@ class MetricWriter:
 
   @contextlib.contextmanager
   def _unless_full(self):
-    """Tells of what cannot be written, once until something can."""
+    """Tells of what cannot be written, not more often than every ten minutes."""
     try:
       yield
     except OSError as error:
       if self._say is None:
         raise
-      if not self._told:
+      if time.monotonic() - self._told_at >= _SECONDS_BETWEEN_WARNINGS:
+        self._told_at = time.monotonic()
         self._say(
           f'metrics cannot be written to {self._folder} ({error}): see to its disk space; the run goes '
           'on, and writes them when it can'
         )
-      self._told = True
 
   def __enter__(self):
     return self

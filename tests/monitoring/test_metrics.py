@@ -148,6 +148,20 @@ def test_lines_that_a_full_disk_refuses_are_written_when_there_is_space(tmp_path
   assert len(said) == 1
 
 
+@pytest.mark.parametrize(('seconds', 'times'), [(600, 1), (0, 3)])
+def test_a_disk_that_stays_full_is_told_of_now_and_then(
+  monkeypatch, tmp_path, train, seconds, times
+):
+  monkeypatch.setattr(metrics, '_SECONDS_BETWEEN_WARNINGS', seconds)
+  train.parent.mkdir()
+  train.symlink_to('/dev/full')
+  said = []
+  writer = metrics.MetricWriter(tmp_path, say=said.append, tensorboard=False)
+  for step in range(3):
+    writer.write('train', step, {'loss': 1.0})
+  assert len(said) == times
+
+
 def test_without_anyone_to_tell_a_full_disk_is_an_error(tmp_path, train):
   train.parent.mkdir()
   train.symlink_to('/dev/full')
