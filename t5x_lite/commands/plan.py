@@ -36,11 +36,10 @@ def add_arguments(parser):
     help='compile up to N mesh shapes, remat policies and numbers of microbatches (default: 14) of the train step, '
     'and rank those that fit',
   )
-
   parser.add_argument(
     '--exact',
     action='store_true',
-    help='generate code for the TPU, too, which takes minutes in place of seconds, for the peak with all that it needs',
+    help='generate code for the TPU, too, which takes minutes in place of seconds, and have the last word on the memory',
   )
 
 
@@ -48,8 +47,12 @@ def run(args):
   """Plans and prints; returns 1 if it does not fit."""
   import functools
 
+  import jax
+
   from t5x_lite import configuration, errors
 
+  if args.topology is not None:
+    jax.config.update('jax_platforms', 'cpu')  # Accelerators that are here may be in use.
   planned = functools.partial(
     configuration.configured({'train': train, 'infer': infer}[args.program]),
     topology=args.topology,
@@ -101,9 +104,7 @@ def train(
     1 if it does not fit into the devices' memory, else 0.
   """
   from t5x_lite.planning import programs, topologies
-  from t5x_lite.training import schedules
 
-  schedule = schedules.of(learning_rate)
   step = programs.TrainStep(
     model=model,
     mesh=mesh,
@@ -111,10 +112,11 @@ def train(
     batch_size=batch_size,
     lengths=task_feature_lengths,
     pack=pack,
-    optimizer=optimizer(schedule),
+    optimizer=optimizer,
+    learning_rate=learning_rate,
+    loss=loss,
     trainable_parameters=trainable_parameters,
     num_microbatches=num_microbatches,
-    settings={'loss_config': loss, 'schedule': schedule, 'seed': 0},
   )
   if search is not None:
     return _search(step, search, exact)

@@ -12,14 +12,8 @@ import jax
 from t5x_lite.monitoring import flops
 from t5x_lite.planning import collectives, hlo, programs, topologies, work
 
-# What the TPU compiler says of a program that does not fit, before or after it has generated its code.
-_REFUSED = (
-  re.compile(r'HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM'),
-  re.compile(r'Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm'),
-)
 _TOTAL = re.compile(r'\(color=0\)\nTotal bytes: (\d+)')
-_UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
-# What it keeps of the memory for itself, as it says there, and what code takes besides arrays, about.
+# What the TPU compiler keeps of the memory for itself, and what code takes besides arrays, about.
 _RESERVED_BYTES = 0.25 * 2**30
 _CODE_BYTES = 0.1 * 2**30
 
@@ -111,12 +105,13 @@ def compile_for(
     [text] = folder.glob('*.after_optimizations.txt')
     [report] = folder.glob('*.after_optimizations-memory-usage-report.txt')
     compiled, arrays = hlo.Program(text.read_text()), _TOTAL.search(report.read_text())
-  if compilation.refused_bytes is not None:
-    return compiled, Memory(compilation.refused_bytes, limit, False)
-  if exact:
-    return compiled, Memory(_peak(compilation.compiled.memory_analysis()), limit, True)
+  if compilation.compiled is not None:
+    # Of arrays `memory_analysis` adds up those in the chip's caches, too.
+    code = compilation.compiled.memory_analysis().generated_code_size_in_bytes
+    return compiled, Memory(int(arrays[1]) + code, limit, True)
   peak = int(arrays[1]) + _CODE_BYTES
-  return compiled, Memory(peak, limit, peak <= limit - _RESERVED_BYTES)
+  fits = not compilation.is_refused and peak <= limit - _RESERVED_BYTES
+  return compiled, Memory(peak, limit, fits)
 
 
 class _Compilation:
@@ -124,11 +119,12 @@ class _Compilation:
 
   Attributes:
     compiled: the `jax.stages.Compiled`; None until it is complete.
-    refused_bytes: what it took where it does not fit; None otherwise.
+    is_refused: whether it does not fit.
   """
 
   def __init__(self, lowered, folder):
-    self.compiled = self.refused_bytes = self._error = None
+    self.compiled = self._error = None
+    self.is_refused = False
     self._lowered = lowered
     self._folder = folder
     self._thread = threading.Thread(target=self._run, daemon=True)
@@ -152,10 +148,10 @@ class _Compilation:
       if size and size == before and not to_the_end:
         return
     if self._error is not None:
-      told = [match for each in _REFUSED if (match := each.search(str(self._error)))]
-      if not told:
+      # Before or after it has generated the code.
+      self.is_refused = bool(re.search('RESOURCE_EXHAUSTED.* hbm', str(self._error), re.IGNORECASE))
+      if not self.is_refused:
         raise self._error
-      self.refused_bytes = float(told[0][1]) * _UNITS[told[0][2]]
 
 
 def _peak(kept):

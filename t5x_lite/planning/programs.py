@@ -2,19 +2,19 @@
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from t5x_lite import sharding
+from t5x_lite import losses, sharding
 from t5x_lite.decoding import options
 from t5x_lite.evaluation import inference
 from t5x_lite.models import architectures, config, quantization
 from t5x_lite.monitoring import flops
 from t5x_lite.planning import hlo, topologies
-from t5x_lite.training import random_batches
+from t5x_lite.training import random_batches, schedules
 from t5x_lite.training import state as training_state
 from t5x_lite.training import step as training_step
 
@@ -49,10 +49,11 @@ class TrainStep:
     batch_size: rows, over all devices.
     lengths: tokens of 'inputs', if there are any, and 'targets'.
     pack: whether several short examples share a row.
-    optimizer: optax optimizer.
+    optimizer: function of a learning rate that returns an optax optimizer.
+    learning_rate: schedule, or a rate that stays the same.
+    loss: `losses.LossConfig`.
     trainable_parameters: see `training_state.abstract_state`.
     num_microbatches: parts of a batch whose gradients are accumulated.
-    settings: other arguments of `training_step.train_step`.
   """
 
   model: config.T5Config
@@ -61,10 +62,11 @@ class TrainStep:
   batch_size: int
   lengths: Mapping[str, int]
   pack: bool
-  optimizer: Any
+  optimizer: Callable
+  learning_rate: Callable | float
+  loss: losses.LossConfig
   trainable_parameters: str
   num_microbatches: int
-  settings: Mapping[str, Any]
 
   @property
   def devices(self) -> tuple[jax.Device, ...]:
@@ -79,10 +81,11 @@ class TrainStep:
     """
     mesh = sharding.make_mesh(self.mesh, self.devices)
     sharding.check_batch_size(self.batch_size, mesh, self.num_microbatches)
+    optimizer = self.optimizer(schedules.of(self.learning_rate))
     with sharding.activate(mesh, self.mesh.rules):
       return training_state.abstract_state(
         architectures.create(self.model),
-        self.optimizer,
+        optimizer,
         mesh,
         self.mesh.rules,
         self.trainable_parameters,
@@ -96,7 +99,7 @@ class TrainStep:
       state: from `abstract_state`.
     """
     mesh = jax.tree.leaves(state)[0].sharding.mesh
-    rows = sharding.batch_sharding(mesh)
+    rows, schedule = sharding.batch_sharding(mesh), schedules.of(self.learning_rate)
     batch = _abstract(
       random_batches.create(self.model, self.batch_size, self.lengths, self.pack), rows
     )
@@ -105,10 +108,12 @@ class TrainStep:
         state,
         rows,
         model=architectures.create(self.model),
-        optimizer=self.optimizer,
+        optimizer=self.optimizer(schedule),
+        loss_config=self.loss,
+        schedule=schedule,
         num_microbatches=self.num_microbatches,
         shard_optimizer_state=self.mesh.shard_optimizer_state,
-        **self.settings,
+        seed=0,
       )
       lowered = step.lower(state, batch)
     model_flops = flops.train_step_flops(

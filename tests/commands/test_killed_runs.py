@@ -1,17 +1,13 @@
-"""Runs that are killed at random moments, and repeat the losses of one that never was.
+"""A run that is killed at random moments, and repeats the losses of one that never was."""
 
-T5X_LITE_KILLS=20 kills one run as often as docs/reliability.md tells of.
-"""
-
-import os
 import random
-import signal
 import time
 
 import byte_runs
+import forked_commands
 import pytest
 
-KILLS = int(os.environ.get('T5X_LITE_KILLS', 2))
+KILLS = 20
 STEPS = 10 * KILLS + 20
 
 
@@ -33,15 +29,15 @@ def last_step(run):
 
 
 def wait_for_start(run, process, rng):
-  """Waits for some moment of the imports, the reading of the checkpoint, or the compilation."""
+  """Waits for some moment of the set-up, the reading of the checkpoint, or the compilation."""
   del run, process
-  time.sleep(rng.uniform(0, 8))
+  time.sleep(rng.uniform(0, 4))
 
 
 def wait_for_step(run, process, rng):
   """Waits for some moment of a step, not far behind the newest checkpoint."""
   goal = newest(run) + rng.randrange(1, 16)
-  while process.poll() is None and last_step(run) < min(goal, STEPS - 10):
+  while process.is_alive() and last_step(run) < min(goal, STEPS - 10):
     time.sleep(0.005)
   time.sleep(rng.uniform(0, 0.05))
 
@@ -49,13 +45,15 @@ def wait_for_step(run, process, rng):
 def wait_for_save(run, process, rng):
   """Waits for some moment of a save."""
   before = names(run)
-  while process.poll() is None and names(run) <= before:
+  while process.is_alive() and names(run) <= before:
     time.sleep(0.0005)
   time.sleep(rng.uniform(0, 0.1))
 
 
 @pytest.mark.slow
-def test_a_killed_run_repeats_the_losses_of_one_that_was_never_killed(command, tmp_path):
+def test_a_run_killed_twenty_times_repeats_the_losses_of_one_that_never_was(
+  command, commands, tmp_path
+):
   arguments = (
     'train',
     *byte_runs.PRETRAIN,
@@ -70,31 +68,35 @@ def test_a_killed_run_repeats_the_losses_of_one_that_was_never_killed(command, t
   expected = byte_runs.losses(tmp_path / 'undisturbed')
   assert sorted(expected) == list(range(1, STEPS + 1))
 
-  run, rng = tmp_path / 'killed', random.Random(0)
-  moments = [wait_for_step, wait_for_save, wait_for_start]
-  for number in range(KILLS):
-    process = command(*arguments, f'--gin.MODEL_DIR={run}')
-    # Each of them in turn, and then as it comes.
-    wait = moments[number] if number < len(moments) else rng.choice(moments)
-    wait(run, process, rng)
-    assert process.poll() is None, process.communicate()[1]
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+  run, rng, printed = tmp_path / 'killed', random.Random(0), tmp_path / 'printed'
+
+  def start():
+    return forked_commands.start(
+      [*arguments, f'--gin.MODEL_DIR={run}'], commands.environment, printed
+    )
+
+  for _ in range(KILLS):
+    process = start()
+    rng.choice([wait_for_step, wait_for_save, wait_for_start])(run, process, rng)
+    assert process.is_alive(), printed.read_text()
+    process.kill()
+    process.join()
 
   kept, metrics, started = newest(run), run / 'metrics' / 'train.jsonl', time.time()
-  process = command(*arguments, f'--gin.MODEL_DIR={run}')
+  process = start()
   while metrics.stat().st_mtime < started or last_step(run) <= kept:
-    assert process.poll() is None, process.communicate()[1]
+    assert process.is_alive(), printed.read_text()
     time.sleep(0.005)
-  process.send_signal(signal.SIGTERM)
-  _, printed = process.communicate()
-  assert process.returncode == 0, printed
+  process.terminate()
+  process.join()
+  assert process.exitcode == 0, printed.read_text()
   stopped_at = max(byte_runs.losses(run))
-  assert f'terminated at step {stopped_at}' in printed and 'restart' in printed
+  assert f'terminated at step {stopped_at}' in printed.read_text()
+  assert 'restart' in printed.read_text()
 
-  process = command(*arguments, f'--gin.MODEL_DIR={run}', shared=True)
-  _, printed = process.communicate()
-  assert process.returncode == 0, printed
-  assert stopped_at == STEPS or f'resuming {run} at step {stopped_at}' in printed
+  process = start()
+  process.join()
+  assert process.exitcode == 0, printed.read_text()
+  assert stopped_at == STEPS or f'resuming {run} at step {stopped_at}' in printed.read_text()
   assert byte_runs.losses(run) == expected
   assert all(name.isdecimal() for name in names(run))
