@@ -26,7 +26,6 @@ FLAT = (
   '--gin.T5Config.num_decoder_layers=2',
   '--gin_file=runs/pretrain.gin',
 )
-TINY = ('--gin_file=models/t5_1_1_tiny.gin', '--gin_file=runs/pretrain.gin')
 SHORT = "--gin.TASK_FEATURE_LENGTHS={'inputs': 64, 'targets': 24}"
 ANY = '--gin.MESH=@sharding.MeshConfig()'
 PLANS = {
@@ -50,8 +49,10 @@ PLANS = {
     *('--gin.NUM_BEAMS=2', '--gin.WEIGHTS=int8'),
   ),
   'too large': (*FLAT, LENGTHS, '--topology=v5e:1x1', '--gin.BATCH_SIZE=2048'),
-  'not exact': (*TINY, SHORT, '--topology=v5e:1x1', '--gin.BATCH_SIZE=8'),
-  'exact': (*TINY, SHORT, '--topology=v5e:1x1', '--gin.BATCH_SIZE=8', '--exact'),
+  'exact': (
+    *('--gin_file=models/t5_1_1_tiny.gin', '--gin_file=runs/pretrain.gin', SHORT),
+    *('--topology=v5e:1x1', '--gin.BATCH_SIZE=8', '--exact'),
+  ),
   'search': (*FLAT, LENGTHS, '--topology=v5e:2x2', '--gin.BATCH_SIZE=512', '--search=6'),
   'search in vain': (
     *('--gin_file=models/t5_1_1_xxl.gin', '--gin_file=runs/pretrain.gin', SHORT),

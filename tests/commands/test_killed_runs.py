@@ -1,5 +1,6 @@
 """A run that is killed at random moments, and repeats the losses of one that never was."""
 
+import itertools
 import random
 import time
 
@@ -75,9 +76,10 @@ def test_a_run_killed_twenty_times_repeats_the_losses_of_one_that_never_was(
       [*arguments, f'--gin.MODEL_DIR={run}'], commands.environment, printed
     )
 
-  for _ in range(KILLS):
+  moments = itertools.cycle([wait_for_step, wait_for_start, wait_for_save, wait_for_start])
+  for wait, _ in zip(moments, range(KILLS), strict=False):
     process = start()
-    rng.choice([wait_for_step, wait_for_save, wait_for_start])(run, process, rng)
+    wait(run, process, rng)
     assert process.is_alive(), printed.read_text()
     process.kill()
     process.join()

@@ -102,9 +102,7 @@ def test_what_does_not_fit_says_why_and_what_to_change(plans):
 def test_code_is_counted_where_it_is_asked_for(plans):
   status, out, err = plans['exact']
   assert status == 0, err
-  arrays = plans['not exact'][1]
-  assert 0 < figure(out, 'peak') < figure(arrays, 'peak')  # Which has 0.1 GiB for code.
-  assert figure(out, 'work') == figure(arrays, 'work')
+  assert 0 < figure(out, 'peak') < 0.1  # What is allowed for it otherwise.
 
 
 def test_a_search_ranks_what_fits_and_says_how_to_have_the_best(plans):
