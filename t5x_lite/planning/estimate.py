@@ -167,7 +167,7 @@ def _peak(kept):
 def memory_limit(devices: Sequence[jax.Device]) -> float | None:
   """Returns the bytes that each of some devices has; None if that is not known."""
   chip = topologies.chip(devices[0].device_kind)
-  return chip and chip.memory_bytes / topologies.cores_per_chip(devices)
+  return chip and chip.memory_bytes
 
 
 def roofline(
@@ -187,11 +187,11 @@ def roofline(
     for between in (True, False)
   )
   done, moved = work.flops(program), work.moved_bytes(program)
-  kind, cores = devices[0].device_kind, topologies.cores_per_chip(devices)
+  kind = devices[0].device_kind
   peak, chip = flops.peak_flops(kind, dtype), topologies.chip(kind)
 
   def seconds(amount, per_second):
-    return per_second and amount / (per_second / cores)
+    return per_second and amount / per_second
 
   return Roofline(
     model_flops=model_flops / len(devices),
@@ -200,7 +200,7 @@ def roofline(
     sent_bytes=within_slice,
     network_bytes=between_slices,
     collectives=found,
-    peak_flops=peak and peak / cores,
+    peak_flops=peak,
     flops_seconds=seconds(done, peak),
     memory_seconds=seconds(moved, chip and chip.memory_bandwidth),
     link_seconds=seconds(within_slice, chip and chip.link_bandwidth),

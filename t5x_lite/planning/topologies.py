@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -49,11 +49,6 @@ def chip(device_kind: str) -> Chip | None:
   return next((chip for pattern, chip in _CHIPS if re.search(rf'\b({pattern})\b', kind)), None)
 
 
-def cores_per_chip(devices: Sequence[jax.Device]) -> int:
-  """Returns how many devices share a chip, which the compiler has two of on a TPU v4."""
-  return 1 + max(getattr(device, 'core_on_chip', 0) for device in devices)
-
-
 def call(topology: str | None, function: Callable[[], Any]) -> Any:
   """Calls a function that may use the `devices` of a topology; `apart`, if these are elsewhere."""
   return function() if topology is None else apart.call(function)
@@ -93,6 +88,10 @@ def devices(topology: str | None) -> tuple[jax.Device, ...]:
   options = {'num_slices': int(number)} if number else {}
   if re.fullmatch(r'\w+:1(x1)*', name):
     options['chips_per_host_bounds'] = (1, 1, 1)
+  if name.startswith('v4:'):
+    options['chip_config_name'] = (
+      'megacore'  # As jax has them: one device for both cores of a chip.
+    )
   try:
     found = topologies.get_topology_desc(platform='tpu', topology_name=name, **options)
   except Exception as error:  # What it raises depends on the name and on the version.

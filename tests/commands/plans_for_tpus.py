@@ -45,7 +45,7 @@ PLANS = {
     *(ANY, '--gin.MeshConfig.ici=(1, -1, 1)', '--gin.MeshConfig.dcn=(2, 1, 1)'),
   ),
   'inference': (
-    *('--program=infer', *FLAT, LENGTHS, '--topology=v5e:2x2', '--gin.BATCH_SIZE=512'),
+    *('--program=infer', *FLAT, LENGTHS, '--topology=v4:2x2x1', '--gin.BATCH_SIZE=512'),
     *('--gin.NUM_BEAMS=2', '--gin.WEIGHTS=int8'),
   ),
   'too large': (*FLAT, LENGTHS, '--topology=v5e:1x1', '--gin.BATCH_SIZE=2048'),
