@@ -31,8 +31,9 @@ def last_step(run):
 
 def wait_for_start(run, process, rng):
   """Waits for some moment of the set-up, the reading of the checkpoint, or the compilation."""
-  del run, process
-  time.sleep(rng.uniform(0, 4))
+  before, deadline = newest(run), time.monotonic() + rng.uniform(0, 4)
+  while process.is_alive() and time.monotonic() < deadline and newest(run) == before:
+    time.sleep(0.005)
 
 
 def wait_for_step(run, process, rng):
