@@ -1,4 +1,4 @@
-"""Processes of `t5x-lite` forked from one that has imported what training needs, to start in no time."""
+"""Processes of `t5x-lite` forked from one that has done the imports that take longest."""
 
 import multiprocessing
 import os
