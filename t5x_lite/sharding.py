@@ -21,8 +21,11 @@ BATCH_AXES = ('data', 'fsdp')
 # Elements of the smallest array whose update is divided.
 _LEAST_DIVIDED = 2**14
 
+# Where the vocabulary is divided by fsdp, too, a device makes its part of the logits of all rows of
+# its group, in place of getting the whole matrix and summing its gradient for each chunk of tokens.
 RULES = (
   ('batch', BATCH_AXES),
+  ('vocab', ('tensor', 'fsdp')),
   ('vocab', 'tensor'),
   ('mlp', 'tensor'),
   ('heads', 'tensor'),
@@ -42,7 +45,8 @@ class MeshConfig:
   Attributes:
     ici: within a slice, over its fast interconnect.
     dcn: over slices (or GPU hosts), over the data-centre network.
-    rules: pairs of a logical axis and a mesh axis, a tuple of them, or None.
+    rules: pairs of a logical axis and a mesh axis, a tuple of them, or None. They are tried in
+      order: those of an axis of a parameter that does not divide so are passed over for others.
     shard_optimizer_state: divide the optimizer's state over 'data' too, see `zero1`.
   """
 
@@ -224,13 +228,47 @@ def param_shardings(params, logical, mesh, rules):
   Raises:
     UserError: if an axis of a parameter does not divide by its mesh axes.
   """
-  shardings = nn.logical_to_mesh_sharding(logical, mesh, tuple(rules))
 
-  def check(path, param, sharding):
-    _check_divisible('/'.join(names(path)), param.shape, sharding.spec, mesh)
+  def place(path, param, axes):
+    return NamedSharding(mesh, _place('/'.join(names(path)), param.shape, axes, mesh, rules))
 
-  jax.tree_util.tree_map_with_path(check, params, shardings)
-  return shardings
+  return jax.tree_util.tree_map_with_path(place, params, logical)
+
+
+def constrain(x, logical):
+  """Places an array of a program as `param_shardings` places a parameter, where `activate` is in use.
+
+  Args:
+    x: array.
+    logical: a logical axis, or None, for each of its axes.
+  """
+  mesh, rules = jax.sharding.get_abstract_mesh(), nn.get_logical_axis_rules()
+  if mesh.empty or not rules:
+    return x
+  spec = _place('an array', x.shape, logical, mesh, rules)
+  return jax.lax.with_sharding_constraint(x, spec)
+
+
+def _place(name, shape, logical, mesh, rules):
+  """Returns the spec of a parameter, of which each mesh axis divides one axis at most."""
+  placed, misfits = {}, {}
+  for axis, mesh_axes in rules:
+    taken = {each for axes in placed.values() for each in _as_tuple(axes)}
+    if axis not in logical or axis in placed or taken & set(_as_tuple(mesh_axes)):
+      continue
+    size = shape[logical.index(axis)]
+    parts = math.prod(mesh.shape[each] for each in _as_tuple(mesh_axes))
+    if size % parts:
+      misfits[axis] = (
+        f'{name} has an axis of {size}, which does not divide by the {parts} devices on mesh '
+        f'axes {_as_tuple(mesh_axes)}: change MeshConfig.ici or the rules'
+      )
+    else:
+      placed[axis] = mesh_axes
+  for axis, misfit in misfits.items():
+    if axis not in placed:
+      raise errors.UserError(misfit)
+  return PartitionSpec(*map(placed.get, logical))
 
 
 def update_shardings(params):
@@ -287,17 +325,6 @@ def _derived_spec(shape, param_shape, param_spec):
     if shape == param_shape[:i] + param_shape[i + 1 :]:
       return PartitionSpec(*axes[:i], *axes[i + 1 :])
   return PartitionSpec()
-
-
-def _check_divisible(name, shape, spec, mesh):
-  for size, axes in zip(shape, spec, strict=False):
-    axes = _as_tuple(axes)
-    parts = math.prod(mesh.shape[axis] for axis in axes)
-    if size % parts:
-      raise errors.UserError(
-        f'{name} has an axis of {size}, which does not divide by the {parts} devices on mesh '
-        f'axes {axes}: change MeshConfig.ici or the rules'
-      )
 
 
 def names(path):

@@ -17,9 +17,13 @@ from t5x_lite import cli
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Tests compile more than they compute, and often the same.
 COMPILE_FAST = '--xla_backend_optimization_level=0'
-os.environ.setdefault('XLA_FLAGS', f'--xla_force_host_platform_device_count=8 {COMPILE_FAST}')
-if sys.version_info < (3, 12):  # Where jax is older, and has this option, for one device only:
-  COMPILE_FAST += ' --xla_cpu_use_fusion_emitters=false'  # without them several wait for ever.
+if sys.version_info < (3, 12):  # Where jax is older, and has this option.
+  COMPILE_FAST += ' --xla_cpu_use_fusion_emitters=false'
+# Beside other work eight devices on few cores may come together late, which else ends the process.
+WAIT = '--xla_cpu_collective_call_terminate_timeout_seconds=600'
+os.environ.setdefault(
+  'XLA_FLAGS', f'--xla_force_host_platform_device_count=8 {COMPILE_FAST} {WAIT}'
+)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
 cli.set_environment(os.environ)
 # They also make many objects, which else are looked through again and again.

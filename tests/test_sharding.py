@@ -128,14 +128,24 @@ def test_parameters_lie_as_the_rules_say():
     return tuple(tree.sharding.spec)
 
   layers = params['decoder']['layers']
-  assert spec(params['token_embedder']['embedding']) == ('tensor', 'fsdp')
-  assert spec(params['decoder']['logits_dense']['kernel']) == ('fsdp', 'tensor')
+  assert spec(params['token_embedder']['embedding']) == (('tensor', 'fsdp'), None)
+  assert spec(params['decoder']['logits_dense']['kernel']) == (None, ('tensor', 'fsdp'))
   assert spec(params['decoder']['relpos_bias']['rel_embedding']) == ('tensor', None)
   assert spec(layers['self_attention']['query']['kernel']) == (None, 'fsdp', 'tensor')
   assert spec(layers['self_attention']['out']['kernel']) == (None, 'tensor', 'fsdp')
   assert spec(layers['mlp']['wi_0']['kernel']) == (None, 'fsdp', 'tensor')
   assert spec(layers['mlp']['wo']['kernel']) == (None, 'tensor', 'fsdp')
   assert spec(layers['pre_mlp_layer_norm']['scale']) == (None, 'fsdp')
+
+
+def test_a_rule_that_does_not_divide_is_passed_over_for_the_next():
+  model = model_of(vocab_size=386)  # 2 x 193.
+  mesh = sharding.make_mesh(MESHES['mixed'])
+  params = state.abstract_params(model, mesh, sharding.RULES)
+  assert tuple(params['token_embedder']['embedding'].sharding.spec) == ('tensor', 'fsdp')
+  assert tuple(params['decoder']['logits_dense']['kernel'].sharding.spec) == ('fsdp', 'tensor')
+  with pytest.raises(errors.UserError, match=r"axis of 386, .* the 8 devices on .*\('tensor',\)"):
+    state.abstract_params(model, sharding.make_mesh(sharding.tensor()), sharding.RULES)
 
 
 def test_optimizer_state_follows_its_parameter_less_the_axis_it_lacks():
@@ -271,14 +281,14 @@ def test_eight_devices_repeat_the_losses_of_one(
   if scan_layers:
     kernel = trained.params['encoder']['layers']['mlp']['wi_0']['kernel']
     (factored,) = [s for s in trained.opt_state if hasattr(s, 'v_row')]
-    means = factored.v_row['token_embedder']['embedding']
+    means = factored.v_row['encoder']['layers']['mlp']['wi_0']['kernel']
     pieces = [x.addressable_shards[0].data.shape for x in (kernel, means)]
     assert (
       pieces
       == {
-        'data': [(2, 128, 512), (128,)],
-        'fsdp': [(2, 16, 512), (16,)],
-        'mixed': [(2, 64, 256), (64,)],
+        'data': [(2, 128, 512), (2, 128)],
+        'fsdp': [(2, 16, 512), (2, 16)],
+        'mixed': [(2, 64, 256), (2, 64)],
       }[name]
     )
 

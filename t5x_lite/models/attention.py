@@ -1,5 +1,6 @@
 """Multi-head attention, its masks, and its key/value cache."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -54,6 +55,29 @@ def _add_shared_backward(_, gradient):
 add_shared.defvjp(_add_shared_forward, _add_shared_backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _softmax(logits, dtype):
+  """Returns the softmax of float32 logits over their last axis, in `dtype`.
+
+  So rounded it is all that is kept for the gradient.
+  """
+  return jax.nn.softmax(logits, axis=-1).astype(dtype)
+
+
+def _softmax_forward(logits, dtype):
+  weights = ad_checkpoint.checkpoint_name(_softmax(logits, dtype), 'attention_weights')
+  return weights, weights
+
+
+def _softmax_backward(dtype, weights, gradient):
+  del dtype
+  weights, gradient = weights.astype(jnp.float32), gradient.astype(jnp.float32)
+  return (weights * (gradient - jnp.sum(weights * gradient, axis=-1, keepdims=True)),)
+
+
+_softmax.defvjp(_softmax_forward, _softmax_backward)
+
+
 def dot_product_attention(query, key, value, *, bias=None, mask=None, dropout=None, dtype):
   """Attends from each query position to every key position.
 
@@ -73,20 +97,20 @@ def dot_product_attention(query, key, value, *, bias=None, mask=None, dropout=No
     [batch, query_length, heads, head_dim], in `dtype`.
   """
   logits = jnp.einsum('bqhd,bkhd->bhqk', query, key, preferred_element_type=jnp.float32)
-  weights = _attention_weights(logits, bias, mask).astype(dtype)
+  weights = _attention_weights(logits, bias, mask, dtype)
   if dropout is not None:
     weights = dropout(weights)
   context = jnp.einsum('bhqk,bkhd->bqhd', weights, value)
   return ad_checkpoint.checkpoint_name(context, 'context')
 
 
-def _attention_weights(logits, bias, mask):
-  """Returns float32 [batch, heads, query_length, key_length]; see `dot_product_attention`."""
+def _attention_weights(logits, bias, mask, dtype):
+  """Returns [batch, heads, query_length, key_length] in `dtype`; see `dot_product_attention`."""
   if bias is not None:
     logits = add_shared(logits, bias)
   if mask is not None:
     logits = jnp.where(mask, logits, MASKED_LOGIT)
-  return ad_checkpoint.checkpoint_name(jax.nn.softmax(logits, axis=-1), 'attention_weights')
+  return _softmax(logits, dtype)
 
 
 @flax.struct.dataclass
@@ -225,7 +249,7 @@ class MultiHeadAttention(nn.Module):
       bias = jnp.repeat(bias, cached.key.shape[-1] // bias.shape[-1], axis=-1)
     query = self._query(x, rotation)
     logits = jnp.einsum('bqhd,bhdk->bhqk', query, cached.key, preferred_element_type=jnp.float32)
-    weights = _attention_weights(logits, bias, mask).astype(self.dtype)
+    weights = _attention_weights(logits, bias, mask, self.dtype)
     # With the queries before the features, which is how einsum would not have it.
     context = jnp.einsum('bhqk,bhkd->bhqd', weights, cached.value)
     return self._join_heads(jnp.moveaxis(context, 1, 2))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import ad_checkpoint
 
+from t5x_lite import sharding
 from t5x_lite.models import adapters, float8, parameters, quantization
 from t5x_lite.models.config import Adapter
 
@@ -183,7 +184,7 @@ class Embed(nn.Module):
     # The rows are gathered whole, as every fsdp weight is before its use. Without this, on a mesh
     # with fsdp and tensor axes, the partitioner replicates the embedded batch on every device.
     def rows(x):
-      return jnp.take(nn.with_logical_constraint(x, ('vocab', None)), tokens, axis=0)
+      return jnp.take(sharding.constrain(x, ('vocab', None)), tokens, axis=0)
 
     # Of the array, or of both arrays of a `quantization.Int8`.
     return jax.tree.map(rows, self.embedding).astype(self.dtype)

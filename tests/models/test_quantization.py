@@ -132,4 +132,4 @@ def test_each_device_holds_its_part_of_the_values_and_of_their_scales():
     outputs = kernel.shape[1]
     assert kernel.scale.sharding.shard_shape(kernel.scale.shape) == (1, outputs // 2)
   embedding = kept['token_embedder']['embedding']
-  assert embedding.scale.sharding.shard_shape(embedding.scale.shape) == (16, 1)
+  assert embedding.scale.sharding.shard_shape(embedding.scale.shape) == (8, 1)

@@ -53,7 +53,18 @@ def test_each_name_keeps_something_and_each_policy_less_than_the_one_before(para
   # Two layers of two gates in either stack: [8, 6 or 5, 16] float32.
   assert kept(('mlp_wi',)) - full == 2 * 2 * 8 * (6 + 5) * 16 * 4
   # Self-attention in both stacks, and from the 5 targets to the 6 inputs: [8, 2, query, key].
-  assert kept(('attention_weights',)) - full == 2 * 8 * 2 * (6 * 6 + 5 * 5 + 5 * 6) * 4
+  # The biases that they were computed with, [1, 2, query, key], are not wanted then.
+  weights, biases = 2 * 8 * 2 * (6 * 6 + 5 * 5 + 5 * 6), 2 * (6 * 6 + 5 * 5)
+  assert kept(('attention_weights',)) - full == (weights - biases) * 4
+
+
+def test_attention_weights_are_kept_once_and_in_the_type_of_activations(params):
+  def kept(policy):
+    return kept_bytes(params, remat_policy=policy, dtype='bfloat16')
+
+  # In float32 they alone would take 4.
+  weights, biases = 2 * 8 * 2 * (6 * 6 + 5 * 5 + 5 * 6), 2 * (6 * 6 + 5 * 5)
+  assert kept(('attention_weights',)) - kept('full') == weights * 2 - biases * 4
 
 
 def assert_same(actual, expected):

@@ -120,9 +120,9 @@ def test_each_device_keeps_its_part_of_the_moments_and_small_arrays_whole(progra
 
 def test_an_axis_divided_already_is_divided_further_where_it_is_the_largest(runs):
   _, state = runs['mixed']
-  # 384 x 64 over tensor and fsdp, then over data: what is left of 384 is larger.
+  # 384 x 64, the 384 over tensor and fsdp, then over data: the 96 that are left are more than 64.
   embedding = moments(state).mu['token_embedder']['embedding']
-  assert tuple(embedding.sharding.spec) == (('tensor', 'data'), 'fsdp')
+  assert tuple(embedding.sharding.spec) == (('tensor', 'fsdp', 'data'), None)
 
 
 def test_what_was_updated_is_gathered_once_and_nothing_else(programs):
