@@ -32,6 +32,7 @@ MESHES = {
   'data': sharding.data_parallel(),
   'fsdp': sharding.fsdp(),
   'mixed': sharding.MeshConfig(ici=(2, 2, 2)),
+  'residual': sharding.MeshConfig(ici=(1, 4, 2), rules=sharding.divided_residual()),
 }
 SCHEDULE = schedules.constant(1e-2)
 OPTIMIZER = optimizers.adafactor(SCHEDULE)
@@ -148,6 +149,12 @@ def test_a_rule_that_does_not_divide_is_passed_over_for_the_next():
     state.abstract_params(model, sharding.make_mesh(sharding.tensor()), sharding.RULES)
 
 
+def test_a_mesh_on_which_a_rule_is_computed_wrongly_is_refused():
+  config = sharding.MeshConfig(ici=(2, 2, 2), rules=sharding.divided_residual())
+  with pytest.raises(errors.UserError, match="'embed' divided by 'tensor' .* make data or fsdp 1"):
+    sharding.make_mesh(config)
+
+
 def test_optimizer_state_follows_its_parameter_less_the_axis_it_lacks():
   mesh = sharding.make_mesh(MESHES['mixed'])
   params = {'layers': {'wi': jax.ShapeDtypeStruct((2, 128, 512), jnp.float32)}}
@@ -218,10 +225,10 @@ def initial_params():
   return jax.tree.map(np.asarray, params)
 
 
-def train(mesh, params, scan_layers):
+def train(mesh, params, scan_layers, rules=sharding.RULES):
   """Returns (the losses of five steps, the state after them)."""
   model = model_of(scan_layers, dropout_rate=0.0)
-  shapes = state.abstract_state(model, OPTIMIZER, mesh, sharding.RULES)
+  shapes = state.abstract_state(model, OPTIMIZER, mesh, rules)
   shardings = jax.tree.map(lambda x: x.sharding, shapes)
   if not scan_layers:
     params = stacking.unstack_layers(params)
@@ -240,7 +247,7 @@ def train(mesh, params, scan_layers):
     donate_argnums=0,
   )
   measured = []
-  with sharding.activate(mesh, sharding.RULES):
+  with sharding.activate(mesh, rules):
     batch = jax.device_put(tiny.batch(vocab_size=384), sharding.batch_sharding(mesh))
     for _ in range(5):
       train_state, metrics = train_step(train_state, batch)
@@ -265,6 +272,7 @@ def losses_on_one_device(initial_params):
     pytest.param('data', False, marks=pytest.mark.slow),
     pytest.param('fsdp', False, marks=pytest.mark.slow),
     ('mixed', False),
+    ('residual', True),
   ],
 )
 def test_eight_devices_repeat_the_losses_of_one(
@@ -273,7 +281,7 @@ def test_eight_devices_repeat_the_losses_of_one(
   with warnings.catch_warnings():
     warnings.simplefilter('error')
     mesh = sharding.make_mesh(MESHES[name])
-    measured, trained = train(mesh, initial_params, scan_layers)
+    measured, trained = train(mesh, initial_params, scan_layers, MESHES[name].rules)
   np.testing.assert_allclose(measured, losses_on_one_device, rtol=3e-6)
   # The partitioner says so where it replicates an array to reshard it.
   assert 'Involuntary full rematerialization' not in capfd.readouterr().err
@@ -289,6 +297,7 @@ def test_eight_devices_repeat_the_losses_of_one(
         'data': [(2, 128, 512), (2, 128)],
         'fsdp': [(2, 16, 512), (2, 16)],
         'mixed': [(2, 64, 256), (2, 64)],
+        'residual': [(2, 32, 256), (2, 32)],
       }[name]
     )
 

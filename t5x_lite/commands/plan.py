@@ -33,7 +33,7 @@ def add_arguments(parser):
     const=14,
     type=int,
     metavar='N',
-    help='compile up to N mesh shapes, remat policies and numbers of microbatches (default: 14) of the train step, '
+    help='compile up to N mesh shapes, remat policies, rules and numbers of microbatches (default: 14) of the train step, '
     'and rank those that fit',
   )
   parser.add_argument(

@@ -2,7 +2,7 @@
 
 A compilation takes up to minutes and both cores of a small machine, so they go on one after the other, and what need
 not be compiled is not: meshes that do not divide the model or leave no room for its state, microbatches where the
-activations fit, remat policies on every mesh.
+activations fit, remat policies and rules on every mesh.
 """
 
 import collections
@@ -19,7 +19,13 @@ from t5x_lite.planning import estimate, programs, topologies
 Shape = tuple[int, int, int]
 _MESHES_BEFORE_POLICIES = 5
 # What the backward pass finds kept, from all to nothing but the inputs of layers, see `T5Config`.
-POLICIES = ('none', 'minimal', ('context', 'mlp_wi'), ('mlp_wi',), 'full')
+POLICIES = (
+  'none',
+  'minimal',
+  ('context', 'mlp_wi'),
+  ('context', 'attention_out'),
+  'full',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,22 +36,27 @@ class Candidate:
     ici: see `sharding.MeshConfig`.
     remat_policy: see `T5Config`.
     num_microbatches: parts of a batch.
+    divides_residual: by `sharding.divided_residual`, in place of the rules of the step.
   """
 
   ici: Shape
   remat_policy: str | tuple[str, ...]
   num_microbatches: int = 1
+  divides_residual: bool = False
 
   def __str__(self):
     policy = self.remat_policy
     kept = policy if isinstance(policy, str) else '+'.join(policy)
-    return f'{named(self.ici):<14}  {kept:<15} {self.num_microbatches:>12}'
+    mesh = named(self.ici) + (', residual' if self.divides_residual else '')
+    return f'{mesh:<22}  {kept:<21} {self.num_microbatches:>12}'
 
   def flags(self, dcn: Shape) -> str:
     """Returns what to add to the command line for it."""
     flags = ['--gin.MESH=@sharding.MeshConfig()', f'--gin.MeshConfig.ici={self.ici}']
     if math.prod(dcn) > 1:
       flags.append(f'--gin.MeshConfig.dcn={dcn}')
+    if self.divides_residual:
+      flags.append('--gin.MeshConfig.rules=@sharding.divided_residual()')
     flags += [
       f'--gin.REMAT_POLICY={self.remat_policy}',
       f'--gin.NUM_MICROBATCHES={self.num_microbatches}',
@@ -82,7 +93,7 @@ class Tried:
 
 
 HEADER = (
-  f'{"mesh":<14}  {"remat":<15} {"microbatches":>12}  {"peak":>12}  {"step":>22}  {"MFU":>10}'
+  f'{"mesh":<22}  {"remat":<21} {"microbatches":>12}  {"peak":>12}  {"step":>22}  {"MFU":>10}'
 )
 
 
@@ -156,7 +167,7 @@ def run(
       topologies.call(step.topology, lambda each=candidate: _try(step, each, begun.dcn, exact))
     )
     yield tried[-1]
-    queue = queue or _next(tried, shapes)
+    queue = queue or _next(tried, shapes, begun.dcn)
 
 
 def fastest(tried: Sequence[Tried]) -> list[Tried]:
@@ -165,21 +176,23 @@ def fastest(tried: Sequence[Tried]) -> list[Tried]:
   return sorted(fitting, key=lambda each: (each.roofline.seconds, each.roofline.serial_seconds))
 
 
-def _next(tried, shapes):
-  """The next candidates: some meshes, then all policies on the fastest and on the smallest, then other meshes."""
+def _next(tried, shapes, dcn):
+  """The next candidates: some meshes, then all policies and rules on the fastest and on the smallest, then other meshes."""
   done = {each.candidate for each in tried}
   fitting = fastest(tried)
   if fitting:
     best, smallest = fitting[0], min(fitting, key=lambda each: each.memory.peak)
     others = [
-      dataclasses.replace(each.candidate, remat_policy=policy)
+      dataclasses.replace(each.candidate, remat_policy=policy, divides_residual=divides)
       for each in (best, smallest)
       for policy in POLICIES
+      for divides in {False, _residual_divides(each.candidate.ici, dcn)}
     ]
     others = [each for each in dict.fromkeys(others) if each not in done]
     few = len({each.candidate.ici for each in tried}) < _MESHES_BEFORE_POLICIES
     if shapes and (few or not others):
-      return [dataclasses.replace(best.candidate, ici=shapes.pop(0))]
+      divides = best.candidate.divides_residual and _residual_divides(shapes[0], dcn)
+      return [dataclasses.replace(best.candidate, ici=shapes.pop(0), divides_residual=divides)]
     if others:
       return others
   by_peak = sorted(tried, key=lambda each: each.memory.peak)
@@ -193,6 +206,12 @@ def _next(tried, shapes):
       if divided is not None and divided not in done:
         return [divided]
   return [Candidate(shapes.pop(0), least.candidate.remat_policy)] if shapes else []
+
+
+def _residual_divides(ici, dcn):
+  """Whether `sharding.divided_residual` is another way than the usual rules, and one that `sharding.make_mesh` takes."""
+  data, fsdp, tensor = (a * b for a, b in zip(ici, dcn, strict=True))
+  return tensor > 1 and 1 in (data, fsdp)
 
 
 def _divided(tried):
@@ -220,6 +239,8 @@ def _try(step, candidate, dcn, exact):
 
 def _with(step, candidate, dcn):
   mesh = dataclasses.replace(step.mesh, ici=candidate.ici, dcn=dcn)
+  if candidate.divides_residual:
+    mesh = dataclasses.replace(mesh, rules=sharding.divided_residual())
   model = dataclasses.replace(step.model, remat_policy=candidate.remat_policy)
   microbatches = candidate.num_microbatches
   return dataclasses.replace(step, mesh=mesh, model=model, num_microbatches=microbatches)
