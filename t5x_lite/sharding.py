@@ -97,9 +97,9 @@ def fsdp_tensor(tensor=2):
 def divided_residual():
   """Rules that divide the width of what layers hand on by tensor, too, for `MeshConfig.rules`.
 
-  As the second way of dividing activations in T5X (Roberts et al. 2022, section 2.1). Layers then
-  gather their inputs, and what is kept of these takes less memory. For meshes where data or fsdp
-  is 1, see `make_mesh`.
+  It is T5X's two-dimensional way of dividing activations (Roberts et al. 2022). Layers then gather
+  their inputs, and what is kept of these takes less memory. For meshes where data or fsdp is 1, see
+  `make_mesh`.
   """
   return (*RULES, ('embed', 'tensor'))
 
