@@ -96,7 +96,7 @@ def test_what_does_not_fit_says_why_and_what_to_change(plans):
   assert status == 1, err
   assert figure(out, 'peak') > figure(out, 'there are') > 15
   buffers = re.search(r'largest buffers, GiB\n((?: .*\n){3})', out)[1].splitlines()
-  assert re.match(r'  f32\[\d+(, \d+)*, 512\] +[\d.]+  jit\(train_step\)', buffers[0])
+  assert re.match(r'  bf16\[\d+(, \d+)*, 512\] +[\d.]+  jit\(train_step\)', buffers[0])
   assert 'it does not fit' in out and 'REMAT_POLICY' in out and 'NUM_MICROBATCHES' in out
 
 
@@ -117,7 +117,7 @@ def test_a_search_ranks_what_fits_and_says_how_to_have_the_best(plans):
   meshes = [line[:13].strip() for line in tried]
   assert len(set(meshes[:5])) == 1 and meshes[5] != meshes[0]
   policies = [line.split()[5] for line in tried]
-  assert policies[:5] == ['none', 'minimal', 'context+mlp_wi', 'mlp_wi', 'full']
+  assert policies[:5] == ['none', 'minimal', 'context+mlp_wi', 'context+attention_out', 'full']
   fitting = [line for line in tried if 'does not fit' not in line]
   assert f'6 compiled, {len(fitting)} of them fit' in out and sorted(ranked) == sorted(fitting)
   least = [float(re.search(r'([\d.]+) - [\d.]+ ms', line)[1]) for line in ranked]
