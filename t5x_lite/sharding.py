@@ -113,7 +113,10 @@ def make_mesh(config, devices=None):
   mesh = _make_mesh(config, jax.devices() if devices is None else devices)
   # XLA's partitioner, of jax 0.10.2 and 0.12.0, multiplies [batch, mlp] with [mlp, embed] wrongly if
   # all three axes divide and the product is wanted by tensor along embed.
-  if ('embed', 'tensor') in map(tuple, config.rules) and min(mesh.shape.values()) > 1:
+  divides_residual = any(
+    axis == 'embed' and _as_tuple(axes) == ('tensor',) for axis, axes in config.rules
+  )
+  if divides_residual and min(mesh.shape.values()) > 1:
     raise errors.UserError(
       "MeshConfig.rules with 'embed' divided by 'tensor' are computed wrongly by XLA on a mesh of "
       f'{dict(mesh.shape)}: make data or fsdp 1, or leave that rule out'
