@@ -149,7 +149,7 @@ def test_a_rule_that_does_not_divide_is_passed_over_for_the_next():
     state.abstract_params(model, sharding.make_mesh(sharding.tensor()), sharding.RULES)
 
 
-def test_a_mesh_on_which_a_rule_is_computed_wrongly_is_refused():
+def test_a_mesh_on_which_a_rule_may_be_computed_wrongly_is_refused():
   config = sharding.MeshConfig(ici=(2, 2, 2), rules=sharding.divided_residual())
   with pytest.raises(errors.UserError, match="'embed' divided by 'tensor' .* make data or fsdp 1"):
     sharding.make_mesh(config)
