@@ -444,7 +444,8 @@ def _examples(config, has_encoder, *, shuffle, seed, num_epochs, shard_info=None
   # As seqio.get_dataset, except for one argument: rows that seqio caches in memory would be saved with every
   # position, and would come in the order of the first epoch in all the others.
   with sources.quiet():
-    dataset = mixture_or_task.get_dataset(
+    dataset = sources.without_autograph(
+      mixture_or_task.get_dataset,
       sequence_length=lengths,
       split=config.split,
       use_cached=any(
@@ -472,4 +473,6 @@ def _examples(config, has_encoder, *, shuffle, seed, num_epochs, shard_info=None
       )
     )
   converter = feature_converter(has_encoder, pack=config.pack)
-  return converter(dataset, task_feature_lengths=lengths)
+  if config.pack:  # Which seqio has written for AutoGraph.
+    return converter(dataset, task_feature_lengths=lengths)
+  return sources.without_autograph(converter, dataset, task_feature_lengths=lengths)

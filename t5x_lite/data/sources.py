@@ -228,6 +228,19 @@ def quiet():
     logging.set_verbosity(verbosity)
 
 
+def without_autograph(
+  make_dataset: Callable[..., tf.data.Dataset], *args, **kwargs
+) -> tf.data.Dataset:
+  """Returns `make_dataset(*args, **kwargs)`; AutoGraph rewrites what that maps only if it has to.
+
+  To rewrite all functions of a task takes seconds, and hardly one has an `if`, a `for` or a `len` of a tensor.
+  """
+  try:
+    return tf.autograph.experimental.do_not_convert(make_dataset)(*args, **kwargs)
+  except (tf.errors.OperatorNotAllowedInGraphError, TypeError):
+    return make_dataset(*args, **kwargs)
+
+
 @contextlib.contextmanager
 def readable_errors():
   """Turns what a data source said inside tf.data back into the UserError it was."""

@@ -356,7 +356,8 @@ def _raw_examples(task, config):
   """Examples of a task in order, with all the features that it leaves them."""
   num_examples = -1 if config.num_examples is None else config.num_examples
   with sources.quiet(), sources.readable_errors():
-    dataset = task.get_dataset(
+    dataset = sources.without_autograph(
+      task.get_dataset,
       sequence_length=dict(config.task_feature_lengths),
       split=config.split,
       use_cached=config.use_cached,

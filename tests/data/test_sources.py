@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -191,3 +192,31 @@ def test_rows_follow_exactly_any_position_even_one_at_the_end_of_an_epoch(tmp_pa
     fresh = begin()
     tf.train.Checkpoint(iterator=fresh).read(str(tmp_path / str(i))).assert_consumed()
     assert [int(next(fresh)['n']) for _ in range(i, 60)] == numbers[i:], i
+
+
+def test_autograph_rewrites_only_functions_that_need_it():
+  files = []
+
+  def plain(x):
+    files.append(sys._getframe().f_code.co_filename)
+    return 2 * x
+
+  def of_tensors(x):
+    files.append(sys._getframe().f_code.co_filename)
+    if x > 1:
+      x = -x
+    for i in tf.range(x, 0):
+      x += i
+    return x
+
+  def mistaken(x):
+    return x + 'a'
+
+  numbers = tf.data.Dataset.range(3)
+  doubled = sources.without_autograph(numbers.map, plain)
+  assert list(doubled.as_numpy_iterator()) == [0, 2, 4] and files == [__file__]
+  summed = sources.without_autograph(numbers.map, of_tensors)
+  assert list(summed.as_numpy_iterator()) == [0, 1, -5]
+  assert files[1] == __file__ != files[-1]
+  with pytest.raises(TypeError):
+    sources.without_autograph(numbers.map, mistaken)
