@@ -18,6 +18,7 @@ from etils import epath
 from t5x_lite import cli, losses, sharding
 from t5x_lite.checkpoints import manager
 from t5x_lite.commands import train
+from t5x_lite.decoding import options
 from t5x_lite.evaluation import inference
 from t5x_lite.hosts import job, streams
 from t5x_lite.models import architectures
@@ -27,8 +28,9 @@ from t5x_lite.training import state as training_state
 from t5x_lite.training import step as training_step
 
 BATCH_SIZE = 8
-# Of one example, of which some hosts have none in its batch of eight.
-EVALUATED = {name: np.pad(rows[:1], ((0, 7), (0, 0))) for name, rows in tiny.batch(seed=99).items()}
+# Of three examples: in their batch of eight one of four hosts has two, another one, others none.
+EVALUATED = {name: np.pad(rows[:3], ((0, 5), (0, 0))) for name, rows in tiny.batch(seed=99).items()}
+DECODER = options.DecodingConfig(num_beams=2).resolve(options.TokenIds(32, eos_id=1), 6)
 
 
 class Tokens:
@@ -49,11 +51,25 @@ class Tokens:
     self.step = int(state)
 
 
+def evaluate(asked, params):
+  """Returns the loss, and the score and the tokens of the answer to each row."""
+  inputs = EVALUATED['encoder_input_tokens']
+  prompts = inference.Prompts(inputs, np.arange(len(inputs), dtype=np.int32))
+  [answers] = asked.predict(params, [prompts], DECODER)
+  metrics = asked.loss(params, [EVALUATED])
+  for row, (tokens, scores) in enumerate(zip(answers.tokens, answers.scores, strict=True)):
+    metrics[f'answer/score/{row}'] = float(scores[0])
+    for place, token in enumerate(tokens[0]):
+      metrics[f'answer/token/{row}/{place}'] = float(token)
+  return metrics
+
+
 def add_arguments(parser):
   parser.add_argument('--model_dir', required=True)
   parser.add_argument('--steps', type=int, required=True)
   parser.add_argument('--checkpoint_period', type=int, default=4)
   parser.add_argument('--seconds_per_step', type=float, default=0)
+  parser.add_argument('--streams', nargs='*', default=(), help='of a new run, as in checkpoints')
   parser.add_argument('--mesh', type=json.loads, default={}, help='arguments of MeshConfig')
 
 
@@ -72,7 +88,7 @@ def run(args):
   checkpoints = manager.CheckpointManager(f'{args.model_dir}/checkpoints', keep_last=None)
   resumed_step, _ = checkpoints.set_damaged_aside()
   resumed_step = job.agreed(resumed_step)
-  saved = () if resumed_step is None else checkpoints.streams(resumed_step)
+  saved = args.streams if resumed_step is None else checkpoints.streams(resumed_step)
   rows = sharding.rows_of_hosts(mesh, BATCH_SIZE)
   share = streams.share(rows, jax.process_index(), BATCH_SIZE, saved)
 
@@ -129,7 +145,7 @@ def run(args):
       folder=folder,
       checkpoints=checkpoints,
       metadata={},
-      evaluate=lambda state, step: asked.loss(state.params, [EVALUATED]),
+      evaluate=lambda state, step: evaluate(asked, state.params),
       report=told,
     )
     display.message(f'{reason} at step {int(state.step)}')

@@ -84,10 +84,38 @@ def four(tmp_path_factory):
   return folder
 
 
+def assert_alike(run, expected):
+  """Compares the losses of training, and losses and answers in evaluation, at the steps that a run has."""
+  known = losses(expected)
+  for step, loss in losses(run).items():
+    assert loss == pytest.approx(known[step], rel=1e-6), step
+  known = {line['step']: line for line in lines(expected, 'eval')}
+  for line in lines(run, 'eval'):
+    for name in line.keys() - {'time'}:
+      value, other = line[name], known[line['step']][name]
+      same = other if isinstance(other, str) else pytest.approx(other, rel=1e-6, abs=1e-9)
+      assert value == same, (name, line['step'])
+
+
+@pytest.mark.slow
+def test_four_hosts_train_evaluate_and_answer_as_one_does(four, tmp_path):
+  one = tmp_path / 'one'
+  Hosts(1, one, '--streams', *(f'{stream}-of-4' for stream in range(4))).finish()
+  assert sorted(losses(one)) == list(range(1, STEPS + 1))
+  evaluated = lines(one, 'eval')
+  assert [line['step'] for line in evaluated] == list(range(0, STEPS + 1, 2))
+  answers = {
+    tuple(line[f'answer/token/{row}/{place}'] for place in range(6))
+    for row in range(3)
+    for line in evaluated
+  }
+  assert len(answers) > 3
+  assert_alike(one, four)
+
+
 @pytest.mark.slow
 def test_a_run_of_four_goes_on_with_two_that_die_and_are_stopped_and_then_with_one(four, tmp_path):
-  expected = losses(four)
-  assert sorted(expected) == list(range(1, STEPS + 1))
+  assert sorted(losses(four)) == list(range(1, STEPS + 1))
   saved = {path.name for path in (four / 'checkpoints' / '2' / 'run').glob('batches_state-*')}
   assert saved == {f'batches_state-{stream}-of-4' for stream in range(4)}
 
@@ -107,10 +135,5 @@ def test_a_run_of_four_goes_on_with_two_that_die_and_are_stopped_and_then_with_o
 
   Hosts(1, two).finish()
   assert sorted(losses(two)) == list(range(3, STEPS + 1))
-  for step, loss in losses(two).items():
-    assert loss == pytest.approx(expected[step], rel=1e-6), step
-  expected = {line['step']: line['loss'] for line in lines(four, 'eval')}
-  evaluated = {line['step']: line['loss'] for line in lines(two, 'eval')}
-  assert {4, STEPS} <= evaluated.keys()
-  for step, loss in evaluated.items():
-    assert loss == pytest.approx(expected[step], rel=1e-6), step
+  assert {4, STEPS} <= {line['step'] for line in lines(two, 'eval')}
+  assert_alike(two, four)
