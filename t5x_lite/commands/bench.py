@@ -33,7 +33,8 @@ def run(args):
   from t5x_lite import configuration
 
   measure = {'train': train, 'decode': decode, 'data': data}[args.what]
-  figures = configuration.configured(measure)()
+  measured_from = {'started': args.started} if args.what == 'train' else {}
+  figures = configuration.configured(measure)(**measured_from)
   if jax.process_index() > 0:
     return
   if args.json:
@@ -56,6 +57,7 @@ def train(
   steps: int = 5,
   num_microbatches: int = 1,
   trainable_parameters: str = '.*',
+  started: float | None = None,
 ):
   """Times the train step on one batch of random tokens without padding.
 
@@ -70,12 +72,14 @@ def train(
     steps: steps timed, after one that is not.
     num_microbatches: parts of a batch whose gradients are accumulated.
     trainable_parameters: regular expression for the names of the parameters that are trained.
+    started: when the program began, in seconds since 1970, from which the end of the first step is timed; None for now.
 
   Returns:
     dict of figures, seconds and bytes.
   """
   import time
 
+  started = time.time() if started is None else started
   import jax
 
   from t5x_lite import sharding
@@ -123,6 +127,8 @@ def train(
       state, metrics = compiled(state, batch)
       jax.block_until_ready((state, metrics))
       times.append(time.perf_counter() - start)
+      if len(times) == 1:
+        start_seconds = time.time() - started
   inputs_length, targets_length = lengths.get('inputs', 0), lengths['targets']
   trained_share = sharding.trainable_share(abstract)
   work = flops.train_step_flops(model, batch_size, inputs_length, targets_length, trained_share)
@@ -131,6 +137,7 @@ def train(
     'parameters': sum(x.size for x in jax.tree.leaves(state.params)),
     **_times('step', times[1:]),
     'compile_seconds': compile_seconds,
+    'start_seconds': start_seconds,
     'tokens_per_second': batch_size * (inputs_length + targets_length) / seconds,
     **_devices(),
     **_work(work, seconds, model.dtype),

@@ -1,9 +1,10 @@
-"""Measures Hugging Face's Flax T5, for decoding.py: hugging_face_flax.py MODEL BATCHES."""
+"""Hugging Face's Flax T5, see `peers.py`."""
 
-import sys
+import functools
 
 import jax
 import jax.numpy as jnp
+import optax
 import peers
 import transformers
 
@@ -18,29 +19,54 @@ def _clip_with_old_names(a, a_min=None, a_max=None):
 jnp.clip = _clip_with_old_names
 
 
-def main(model, batches):
-  flax_model = transformers.FlaxT5ForConditionalGeneration(peers.config(model), seed=0)
-  inputs = jnp.array(peers.inputs())
-  figures = {}
-  for way, num_beams in peers.NUM_BEAMS.items():
+def train(config, steps):
+  model = transformers.FlaxT5ForConditionalGeneration(config, seed=0)
+  optimizer = optax.adafactor(1e-3)
+  inputs = jnp.array(peers.tokens(peers.INPUTS_LENGTH))
+  targets = jnp.array(peers.tokens(peers.TARGETS_LENGTH))
+  decoder_inputs = jnp.pad(targets, ((0, 0), (1, 0)))[:, :-1]
 
-    @jax.jit
-    def generate(params, inputs, num_beams=num_beams):
-      return flax_model.generate(
-        inputs,
-        attention_mask=jnp.ones_like(inputs),
-        params=params,
-        num_beams=num_beams,
-        do_sample=False,
-        max_new_tokens=peers.NEW_TOKENS,
-        min_new_tokens=peers.NEW_TOKENS,
-      ).sequences
+  def loss_of(params):
+    logits = model(input_ids=inputs, decoder_input_ids=decoder_inputs, params=params).logits
+    return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
-    figures[way] = peers.tokens_per_second(
-      lambda generate=generate: generate(flax_model.params, inputs).block_until_ready(), batches
-    )
-  peers.tell(figures)
+  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  def updated(params, opt_state):
+    loss, gradient = jax.value_and_grad(loss_of)(params)
+    updates, opt_state = optimizer.update(gradient, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, loss
+
+  params = jax.tree.map(jnp.array, model.params)
+  state = [params, optimizer.init(params)]
+
+  def step():
+    *state[:], loss = updated(*state)
+    jax.block_until_ready(state)
+    return loss
+
+  return peers.train_figures(step, steps)
+
+
+def decode(config, batches):
+  model = transformers.FlaxT5ForConditionalGeneration(config, seed=0)
+  inputs = jnp.array(peers.tokens(peers.PROMPT_LENGTH))
+
+  @functools.partial(jax.jit, static_argnums=2)
+  def generate(params, inputs, num_beams):
+    return model.generate(
+      inputs,
+      attention_mask=jnp.ones_like(inputs),
+      params=params,
+      num_beams=num_beams,
+      do_sample=False,
+      max_new_tokens=peers.NEW_TOKENS,
+      min_new_tokens=peers.NEW_TOKENS,
+    ).sequences
+
+  return peers.decode_figures(
+    lambda num_beams: generate(model.params, inputs, num_beams).block_until_ready(), batches
+  )
 
 
 if __name__ == '__main__':
-  main(sys.argv[1], int(sys.argv[2]))
+  peers.main(train, decode)

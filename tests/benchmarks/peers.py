@@ -1,13 +1,25 @@
-"""The work that the peers have in common. Imported in their environments, which do not have t5x_lite."""
+"""The work that the peers have in common. Imported in their environments, which do not have t5x_lite.
+
+    python hugging_face_flax.py train MODEL STEPS
+    python hugging_face_flax.py decode MODEL BATCHES
+
+print one line of JSON, see `side_by_side.py`.
+"""
 
 import json
+import resource
 import statistics
+import sys
 import time
 
 import numpy as np
 import transformers
 
-BATCH_SIZE, INPUTS_LENGTH, NEW_TOKENS, VOCAB_SIZE = 8, 128, 64, 32128
+BATCH_SIZE, VOCAB_SIZE = 8, 32128
+# Of training: tokens of the inputs and of the targets.
+INPUTS_LENGTH, TARGETS_LENGTH = 512, 114
+# Of decoding.
+PROMPT_LENGTH, NEW_TOKENS = 128, 64
 NUM_BEAMS = {'greedy': 1, 'beams': 4}
 
 
@@ -26,21 +38,43 @@ def config(model):
   )
 
 
-def inputs():
-  """Random tokens [BATCH_SIZE, INPUTS_LENGTH], without padding."""
-  return np.random.default_rng(0).integers(2, VOCAB_SIZE, (BATCH_SIZE, INPUTS_LENGTH))
+def tokens(length):
+  """Random tokens [BATCH_SIZE, length], without padding."""
+  return np.random.default_rng(0).integers(2, VOCAB_SIZE, (BATCH_SIZE, length))
 
 
-def tokens_per_second(generate, batches):
-  """New tokens per second, of the median batch after two that are not counted."""
-  seconds = []
-  for _ in range(batches + 2):
+def train_figures(step, steps):
+  """Runs `step`, a function that returns the loss once all is done, and one time more than is timed."""
+  times, losses = [], []
+  for _ in range(steps + 1):
     start = time.perf_counter()
-    generate()
-    seconds.append(time.perf_counter() - start)
-  return BATCH_SIZE * NEW_TOKENS / statistics.median(seconds[2:])
+    losses.append(float(step()))
+    times.append(time.perf_counter() - start)
+    if len(times) == 1:
+      first_step_at = time.time()
+  return {
+    'step_seconds': statistics.median(times[1:]),
+    'first_step_at': first_step_at,
+    'peak_bytes': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    'loss': losses[-1],
+  }
 
 
-def tell(figures):
-  """Prints the figures as the last line."""
-  print(json.dumps(figures), flush=True)
+def decode_figures(generate, batches):
+  """Runs `generate(num_beams)`, for each way two times more than is timed."""
+  figures = {}
+  for way, num_beams in NUM_BEAMS.items():
+    seconds = []
+    for _ in range(batches + 2):
+      start = time.perf_counter()
+      generate(num_beams)
+      seconds.append(time.perf_counter() - start)
+    figures[way] = BATCH_SIZE * NEW_TOKENS / statistics.median(seconds[2:])
+  return figures
+
+
+def main(train, decode):
+  """Measures what the command line says, and prints the figures as the last line."""
+  _, what, model, number = sys.argv
+  measure = {'train': train, 'decode': decode}[what]
+  print(json.dumps(measure(config(model), int(number))), flush=True)

@@ -40,6 +40,8 @@ def test_models_are_measured_without_tensorflow(what, files):
     assert 0 < seconds < 60 and figures[f'{name}compile_seconds'] > 0
     assert figures[f'{name}flops_per_second'] == pytest.approx(figures[f'{name}flops'] / seconds)
     assert figures[f'{name}mfu'] is None  # Nobody publishes the peak of a CPU.
+  if what == 'train':
+    assert figures['compile_seconds'] + figures['step_seconds_min'] < figures['start_seconds']
   if what == 'decode':
     assert figures['beams_flops'] > 2 * figures['greedy_flops']
     ratio = figures['beams_batch_seconds'] / figures['greedy_batch_seconds']
