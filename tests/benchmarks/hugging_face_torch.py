@@ -6,8 +6,18 @@ import transformers
 from transformers import optimization
 
 
+def create(config):
+  """The model. Transformers 5 has either one matrix for all tokens or three; T5 1.1 has one for texts, one for logits."""
+  is_tied, config.tie_word_embeddings = config.tie_word_embeddings, True
+  model = transformers.T5ForConditionalGeneration(config)
+  if not is_tied:
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    config.tie_word_embeddings = False
+  return model
+
+
 def train(config, steps):
-  model = transformers.T5ForConditionalGeneration(config).train()
+  model = create(config).train()
   optimizer = optimization.Adafactor(model.parameters())
   inputs = torch.tensor(peers.tokens(peers.INPUTS_LENGTH))
   labels = torch.tensor(peers.tokens(peers.TARGETS_LENGTH))
@@ -23,7 +33,7 @@ def train(config, steps):
 
 
 def decode(config, batches):
-  model = transformers.T5ForConditionalGeneration(config).eval()
+  model = create(config).eval()
   inputs = torch.tensor(peers.tokens(peers.PROMPT_LENGTH))
 
   @torch.inference_mode()

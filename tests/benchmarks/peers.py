@@ -27,15 +27,18 @@ def config(model):
   """T5 small, 't5_1_0' or 't5_1_1', without dropout."""
   of_1_0 = {'d_ff': 2048, 'num_heads': 8, 'num_layers': 6, 'feed_forward_proj': 'relu'}
   of_1_1 = {'d_ff': 1024, 'num_heads': 6, 'num_layers': 8, 'feed_forward_proj': 'gated-gelu'}
-  return transformers.T5Config(
+  created = transformers.T5Config(
     vocab_size=VOCAB_SIZE,
     d_model=512,
     d_kv=64,
     dropout_rate=0.0,
     decoder_start_token_id=0,
-    tie_word_embeddings=model == 't5_1_0',
     **{'t5_1_0': of_1_0, 't5_1_1': of_1_1}[model],
   )
+  created.tie_word_embeddings = (
+    model == 't5_1_0'
+  )  # Transformers 5 makes it True whatever it is given.
+  return created
 
 
 def tokens(length):
